@@ -1,0 +1,296 @@
+"""Waiting in an event loop: one reader of a transport's descriptor serves all its tasks.
+
+Unaware of what is sent and received. Three parts:
+
+* `Readiness` has the descriptor watched while anybody waits;
+* `FrameQueue` hands frames to those who wait for one, in the reader's callback, so that a frame
+  costs one turn of the loop; what a cancelled task did not take goes to the next;
+* `RetryQueue` wakes the task at the head of each lane to try again itself, so that a task that was
+  cancelled has done nothing.
+
+Everything runs in the loop's thread; nothing here is safe from others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections import deque
+from collections.abc import Callable, Hashable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from shmhub._errors import HubClosedError, HubTimeoutError
+
+if TYPE_CHECKING:
+    from shmhub._native import core
+
+__all__ = ["FrameQueue", "Readiness", "RetryQueue", "check_timeout"]
+
+Result = TypeVar("Result")
+Loop = asyncio.AbstractEventLoop
+
+
+def check_timeout(timeout: float) -> float:
+    """The same range as the synchronous transports have, which check in the core."""
+    try:
+        impossible = math.isnan(timeout) or timeout < 0
+    except TypeError:
+        message = f"timeout must be None or a number of seconds, not {timeout!r}"
+        raise TypeError(message) from None
+    if impossible:
+        raise ValueError(f"timeout must be None or >= 0 seconds, not {timeout!r}")
+    return timeout
+
+
+class Readiness:
+    """The descriptor in the loop of whoever waited first.
+
+    Args:
+        fileno: the descriptor; readable means that it is worth another try.
+        serve: called when it is; says whether anybody still waits.
+    """
+
+    def __init__(self, fileno: Callable[[], int], serve: Callable[[], bool]) -> None:
+        self._fileno = fileno
+        self._serve = serve
+        self._loop: Loop | None = None
+        self._fd = -1
+
+    def watch(self) -> Loop:
+        """See to it that `serve` is called; to be called before each suspension."""
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop:
+            if self._loop is not None and not self._loop.is_closed():
+                raise RuntimeError(
+                    "this transport is used in another event loop, which is not closed yet"
+                )
+            self._loop = loop
+            self._fd = -1  # a closed loop has let go of it
+        if self._fd < 0:
+            fd = self._fileno()
+            loop.add_reader(fd, self._on_readable)
+            self._fd = fd
+        return loop
+
+    def _on_readable(self) -> None:
+        # Left in place while it is of use: taking it out and putting it back are two system calls
+        # a message. With nobody waiting it would fire for ever.
+        if not self._serve():
+            self.forget()
+
+    def forget(self) -> None:
+        """Stop watching; before the descriptor is closed."""
+        if self._fd >= 0 and self._loop is not None:
+            if not self._loop.is_closed():
+                self._loop.remove_reader(self._fd)
+            self._fd = -1
+
+
+class FrameQueue:
+    """Tasks that wait for a frame, first come, first served.
+
+    Args:
+        poll: a frame, or None: then the descriptor will become readable.
+        readiness: of that descriptor.
+        who: the transport, for messages.
+    """
+
+    def __init__(
+        self, poll: Callable[[], core.Frame | None], readiness: Readiness, who: str
+    ) -> None:
+        self._poll = poll
+        self._readiness = readiness
+        self._who = who
+        self._waiting: deque[asyncio.Future[core.Frame]] = deque()
+        # What was handed to a task that was cancelled before it ran: frames and told-once errors.
+        self._returned: deque[core.Frame | BaseException] = deque()
+
+    def take_returned(self) -> core.Frame | None:
+        """What a cancelled task did not take, if there is anything."""
+        if not self._returned:
+            return None
+        item = self._returned.popleft()
+        if isinstance(item, BaseException):
+            raise item
+        return item
+
+    def put_back(self, item: core.Frame | BaseException) -> None:
+        """Let the next receive have it."""
+        self._returned.appendleft(item)
+        self.serve()
+
+    def take(self) -> core.Frame | None:
+        """A frame at once, unless others wait for one already."""
+        if self._returned:
+            return self.take_returned()
+        return None if self._waiting else self._poll()
+
+    async def wait(self, timeout: float | None) -> core.Frame:
+        """Wait for a frame; to be called after `take` gave none."""
+        if timeout is not None and timeout == 0:
+            raise self._timeout_error(timeout)
+        loop = self._readiness.watch()
+        future: asyncio.Future[core.Frame] = loop.create_future()
+        self._waiting.append(future)
+        timer = None if timeout is None else loop.call_later(timeout, self._expire, future, timeout)
+        try:
+            return await future
+        except asyncio.CancelledError:
+            self._take_back(future)
+            raise
+        finally:
+            if timer is not None:
+                timer.cancel()
+            if not future.done() or future.cancelled():
+                self._discard(future)
+
+    def _discard(self, future: asyncio.Future[core.Frame]) -> None:
+        if future in self._waiting:
+            self._waiting.remove(future)
+
+    def _take_back(self, future: asyncio.Future[core.Frame]) -> None:
+        """The task was cancelled after its future was set and before it ran: nothing is lost."""
+        if not future.done() or future.cancelled():
+            return
+        error = future.exception()
+        if isinstance(error, HubTimeoutError | HubClosedError):
+            return
+        self.put_back(future.result() if error is None else error)
+
+    def _expire(self, future: asyncio.Future[core.Frame], timeout: float) -> None:
+        self.serve()  # the last try
+        if not future.done():
+            self._discard(future)
+            future.set_exception(self._timeout_error(timeout))
+
+    def _timeout_error(self, timeout: float) -> HubTimeoutError:
+        return HubTimeoutError(f"recv on {self._who}: nothing came within {timeout:g} s")
+
+    def serve(self) -> bool:
+        """Hand out what there is; says whether anybody still waits."""
+        while self._waiting:
+            head = self._waiting[0]
+            if head.done():  # cancelled, and its task has not run yet
+                self._waiting.popleft()
+                continue
+            item: core.Frame | BaseException | None
+            try:
+                item = self._returned.popleft() if self._returned else self._poll()
+            except Exception as error:
+                item = error
+            if item is None:
+                return True
+            # Polling may have called back into the application, which may have closed us.
+            if head.done():
+                self._returned.append(item)
+                continue
+            self._waiting.popleft()
+            if isinstance(item, BaseException):
+                head.set_exception(item)
+            else:
+                head.set_result(item)
+        return False
+
+    def close(self, error: HubClosedError) -> None:
+        """Everyone who waits gets that error; what was put back is dropped."""
+        self._returned.clear()
+        while self._waiting:
+            future = self._waiting.popleft()
+            if not future.done():
+                future.set_exception(error)
+
+
+class _Ticket:
+    """One task's place in a lane."""
+
+    __slots__ = ("expired", "future")
+
+    def __init__(self) -> None:
+        self.future: asyncio.Future[None] | None = None
+        self.expired = False
+
+    def wake(self) -> None:
+        if self.future is not None and not self.future.done():
+            self.future.set_result(None)
+
+    def expire(self) -> None:
+        self.expired = True
+        self.wake()
+
+
+class RetryQueue:
+    """Tasks that try something again when the descriptor says so, first come, first served.
+
+    There is a lane for each key: what waits for one peer's ring does not hold up another's.
+
+    Args:
+        readiness: of the descriptor.
+        disarm: forget the waiter that unsuccessful tries have armed in the core.
+    """
+
+    def __init__(self, readiness: Readiness, disarm: Callable[[], None]) -> None:
+        self._readiness = readiness
+        self._disarm = disarm
+        self._lanes: dict[Hashable, deque[_Ticket]] = {}
+
+    def busy(self, key: Hashable) -> bool:
+        """Does anybody wait in that lane?"""
+        return key in self._lanes
+
+    async def wait(
+        self,
+        key: Hashable,
+        attempt: Callable[[], Result | None],
+        timeout: float | None,
+        tried: str,
+    ) -> Result:
+        """Call `attempt` until it gives something, each time in this task and in its turn."""
+        lane = self._lanes.setdefault(key, deque())
+        ticket = _Ticket()
+        lane.append(ticket)
+        timer: asyncio.TimerHandle | None = None
+        done = False
+        try:
+            if timeout is not None and timeout > 0:
+                timer = asyncio.get_running_loop().call_later(timeout, ticket.expire)
+            while True:
+                if lane[0] is ticket:
+                    result = attempt()
+                    if result is not None:
+                        done = True
+                        return result
+                if ticket.expired or timeout == 0:
+                    raise HubTimeoutError(f"{tried}: no room within {timeout:g} s")
+                ticket.future = self._readiness.watch().create_future()
+                await ticket.future
+        finally:
+            if timer is not None:
+                timer.cancel()
+            self._leave(key, lane, ticket, done)
+
+    def _leave(self, key: Hashable, lane: deque[_Ticket], ticket: _Ticket, done: bool) -> None:
+        lane.remove(ticket)
+        if not lane:
+            del self._lanes[key]
+        elif done:
+            lane[0].wake()
+        if not done:
+            # What this one armed may have been what the others rely on: they look again.
+            if self._lanes:
+                self.serve()
+            else:
+                self._disarm()
+
+    def serve(self) -> bool:
+        """Let the head of each lane try; says whether anybody waits."""
+        for lane in self._lanes.values():
+            lane[0].wake()
+        return bool(self._lanes)
+
+    def close(self, error: HubClosedError) -> None:
+        """Everyone who waits gets that error."""
+        for lane in self._lanes.values():
+            for ticket in lane:
+                future: asyncio.Future[Any] | None = ticket.future
+                if future is not None and not future.done():
+                    future.set_exception(error)

@@ -1,0 +1,390 @@
+"""Executing what the other side calls; on either side.
+
+Knows how a function becomes an answer, not which thread it runs in: that is the endpoint's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import threading
+from collections.abc import Mapping
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+from weakref import ref
+
+from shmhub._errors import (
+    CodecError,
+    HostGoneError,
+    HubClosedError,
+    PeerGoneError,
+    WouldBlockError,
+)
+from shmhub._rpc import _wire as wire
+from shmhub._rpc._current import CurrentCall, current
+from shmhub._rpc._failure import describe
+from shmhub._rpc._method import Method
+from shmhub._rpc._payload import decode, encode
+from shmhub._rpc._stream import (
+    COPY_ON_LOOP,
+    Outflow,
+    Stream,
+    StreamClosed,
+    produce,
+    produce_async,
+)
+
+if TYPE_CHECKING:
+    from shmhub._rpc._link import Link
+
+__all__ = ["Server"]
+
+logger = logging.getLogger("shmhub")
+
+LOST = (PeerGoneError, HostGoneError, HubClosedError)
+OWN_FRAMES = 1  # of a traceback: `_run`
+MOST_UPLOADS = 255
+STOPPED: tuple[Any, ...] = (wire.CANCELLED, "StreamClosed", "", "", "Exception", {}, None)
+
+
+class Server:
+    """The methods of one side, and how a call of one of them goes.
+
+    Args:
+        methods: by name. Add more with `add`.
+        threads: how many may run at once.
+        name: of this side, for messages.
+    """
+
+    def __init__(
+        self, methods: Mapping[str, Method] | None = None, *, threads: int = 1, name: str = ""
+    ) -> None:
+        if threads < 1:
+            raise ValueError(f"threads={threads}: at least 1")
+        self.methods: dict[str, Method] = {}
+        self.table: list[Method] = []
+        self.threads = threads
+        self.name = name
+        self.stopping = False
+        self.busy = 0  # calls running now
+        self._lock = threading.Lock()
+        self._idle = threading.Condition(self._lock)
+        for method in (methods or {}).values():
+            self.add(method)
+
+    def add(self, method: Method) -> None:
+        """Offer one more.
+
+        Raises:
+            ValueError: there is one of that name.
+        """
+        with self._lock:
+            if method.name in self.methods:
+                raise ValueError(f"{self.name}: there is a method {method.name!r} already")
+            self.methods[method.name] = method
+            self.table.append(method)
+
+    def described(self) -> list[dict[str, Any]]:
+        """For the handshake; the place in the list is the method's number."""
+        return [method.described() for method in self.table]
+
+    def stop(self, timeout: float | None) -> bool:
+        """Start no more calls and wait for those that run: whether all have ended."""
+        with self._idle:
+            self.stopping = True
+            return self._idle.wait_for(lambda: self.busy == 0, timeout)
+
+    # ---- one call ------------------------------------------------------------------------------
+
+    def method_of(self, frame: Any) -> Method | None:
+        """What it calls; None: there is no such number."""
+        return self.table[frame.method] if frame.method < len(self.table) else None
+
+    def execute(self, link: Link, frame: Any) -> None:
+        """Run the call in this thread and answer it; never raises but for what may not be caught.
+
+        A call that was cancelled before, or whose deadline has passed, is not run.
+        """
+        method = self.method_of(frame)
+        call = self._admit(link, frame, method)
+        if call is None:
+            return
+        assert method is not None
+        try:
+            arguments = self._arguments(link, frame, method)
+            if arguments is None:
+                return
+            token = current.set(call)
+            try:
+                if method.kind == "stream":
+                    self._stream(link, call, method, *arguments)
+                else:
+                    self._run(link, call, method, *arguments)
+            finally:
+                current.reset(token)
+        finally:
+            self._leave(link, call)
+
+    async def execute_async(self, link: Link, frame: Any) -> None:
+        """The same on an event loop."""
+        method = self.method_of(frame)
+        call = self._admit(link, frame, method)
+        if call is None:
+            return
+        assert method is not None
+        call.task = asyncio.current_task()
+        try:
+            arguments = self._arguments(link, frame, method)
+            if arguments is None:
+                return
+            current.set(call)  # the task's own context
+            if method.kind == "stream":
+                await self._stream_async(link, call, method, *arguments)
+            else:
+                await self._run_async(link, call, method, *arguments)
+        finally:
+            self._leave(link, call)
+
+    def refuse(self, link: Link, frame: Any, reason: str, text: str = "") -> None:
+        """Answer without having started."""
+        link.queued.pop(frame.message_id, None)
+        link.refuse(frame, (reason, "", text, "", "Exception", {}, None))
+
+    def _admit(self, link: Link, frame: Any, method: Method | None) -> CurrentCall | None:
+        """The call that begins now, or None: it was answered."""
+        call_id = frame.message_id
+        deadline = frame.deadline
+        if link.queued.pop(call_id, None) is not frame:
+            return None  # cancelled before it began, and answered
+        if method is None:
+            self.refuse(link, frame, wire.MISSING, f"there is no method number {frame.method}")
+            return None
+        if deadline is not None and monotonic() >= deadline:
+            self.refuse(link, frame, wire.DEADLINE)
+            return None
+        call = CurrentCall(link, method.name, call_id, deadline, frame.flags >> wire.TREE_SHIFT)
+        call.answered = frame.channel == wire.NOTIFY  # nobody waits for an answer
+        with self._lock:
+            if self.stopping:
+                admitted = False
+            else:
+                admitted = True
+                self.busy += 1
+                link.running[call_id] = call
+        if not admitted:
+            self.refuse(link, frame, wire.STOPPING, f"{self.name or 'the other side'} is stopping")
+            return None
+        return call
+
+    def _leave(self, link: Link, call: CurrentCall) -> None:
+        link.running.pop(call.id, None)
+        with self._idle:
+            self.busy -= 1
+            if self.busy == 0:
+                self._idle.notify_all()
+
+    def _arguments(
+        self, link: Link, frame: Any, method: Method
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        try:
+            if frame.flags & wire.UPLOADS:
+                return self._with_uploads(link, frame, method)
+            return _split(decode(frame, link.codec, method.views), frame.flags)
+        except Exception as error:
+            self._fail(link, frame.message_id, error, wire.DECODE, frame.channel == wire.NOTIFY)
+            return None
+        finally:
+            frame.release()  # with the last view of it
+
+    def _with_uploads(
+        self, link: Link, frame: Any, method: Method
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Streams take their places among the arguments; they begin to flow."""
+        views = {one + 1 if isinstance(one, int) else one for one in method.views}
+        args, kwargs = _split(decode(frame, link.codec, views), frame.flags)
+        if not args or type(args[0]) is not tuple or len(args[0]) > MOST_UPLOADS:
+            raise CodecError("the places of streams among the arguments are a tuple")
+        places, positional = args[0], list(args[1:])
+        for index, place in enumerate(places, 1):
+            stream = Stream(link, frame.message_id, index, f"{method.name}({place})")
+            if type(place) is int and place < len(positional):
+                positional[place] = stream
+            elif type(place) is str and place in kwargs:
+                kwargs[place] = stream
+            else:
+                raise CodecError(f"a stream is for the argument {place!r}, which is not there")
+            link.inflows[frame.message_id, index] = ref(stream)
+            link.tell_flow(wire.CREDIT, frame.message_id, index, number=wire.OPEN)
+        return tuple(positional), kwargs
+
+    def _run(
+        self,
+        link: Link,
+        call: CurrentCall,
+        method: Method,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> None:
+        try:
+            value = method.function(*args, **kwargs)
+        except BaseException as error:
+            self._raised(link, call, method, error, args, kwargs)
+            if isinstance(error, GeneratorExit):
+                raise
+            return
+        del args, kwargs  # the argument's slots are free before the result asks for one
+        self._answer(link, call, value)
+
+    async def _run_async(
+        self,
+        link: Link,
+        call: CurrentCall,
+        method: Method,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> None:
+        try:
+            value = await method.function(*args, **kwargs)
+        except asyncio.CancelledError as error:
+            if not call.cancelled:
+                self._raised(link, call, method, error, args, kwargs)
+                raise
+            self._fail(link, call.id, error, wire.CANCELLED, call.answered)
+            return
+        except BaseException as error:
+            self._raised(link, call, method, error, args, kwargs)
+            return
+        del args, kwargs
+        if not self._answer(link, call, value, wait=False):
+            # It has to wait for room or a slot, which must not stop the other tasks.
+            await asyncio.to_thread(self._answer, link, call, value)
+
+    def _stream(
+        self,
+        link: Link,
+        call: CurrentCall,
+        method: Method,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> None:
+        flow = Outflow(link, call.id, 0)
+        try:
+            produce(flow, method.function(*args, **kwargs), lambda: call.cancelled)
+        except StreamClosed:
+            link.refuse_id(call.id, STOPPED)
+        except BaseException as error:
+            self._raised(link, call, method, error, args, kwargs)
+        else:
+            self._end(link, call)
+        finally:
+            flow.close()
+
+    async def _stream_async(
+        self,
+        link: Link,
+        call: CurrentCall,
+        method: Method,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> None:
+        flow = Outflow(link, call.id, 0)
+        try:
+            await produce_async(flow, method.function(*args, **kwargs), lambda: call.cancelled)
+        except StreamClosed:
+            link.refuse_id(call.id, STOPPED)
+        except BaseException as error:
+            if call.cancelled:
+                link.refuse_id(call.id, STOPPED)
+            else:
+                self._raised(link, call, method, error, args, kwargs)
+        else:
+            self._end(link, call)
+        finally:
+            flow.close()
+
+    def _end(self, link: Link, call: CurrentCall) -> None:
+        """A stream has ended well."""
+        link.tell(wire.END, call.id)
+
+    # ---- answers -------------------------------------------------------------------------------
+
+    def _answer(self, link: Link, call: CurrentCall, value: Any, *, wait: bool = True) -> bool:
+        """False: not now, when `wait` is False."""
+        if call.answered:
+            return True
+        if call.cancelled:
+            # Nobody wants it: no slot for it.
+            link.refuse_id(call.id, STOPPED)
+            return True
+        try:
+            encoded = encode(value, link.codec)
+            if not wait and encoded.size > COPY_ON_LOOP:
+                return False
+            link.send(wire.RESULT, call.id, encoded, wait=wait)
+        except LOST:
+            pass
+        except WouldBlockError:
+            return False
+        except Exception as error:  # CodecError, PayloadTooLargeError, and what codecs raise
+            self._fail(link, call.id, error, wire.ENCODE, False)
+        return True
+
+    def _raised(
+        self,
+        link: Link,
+        call: CurrentCall,
+        method: Method,
+        error: BaseException,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> None:
+        reason = None
+        trace = error.__traceback__
+        if type(error) is TypeError and trace is not None and trace.tb_next is None:
+            error = _with_signature(error, method, args, kwargs)
+            reason = wire.ARGUMENTS
+        if call.answered:
+            logger.error("notification %s failed", method.name, exc_info=error)
+            return
+        self._fail(link, call.id, error, reason, False, frames=OWN_FRAMES)
+
+    def _fail(
+        self,
+        link: Link,
+        call_id: int,
+        error: BaseException,
+        reason: str | None,
+        notification: bool,
+        *,
+        frames: int = 0,
+    ) -> None:
+        if notification:
+            logger.error("a notification failed: %s", error)
+            return
+        link.refuse_id(call_id, describe(error, reason, frames=frames, pickled=link.unpickles))
+
+
+def _split(value: Any, flags: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Arguments by position and by name."""
+    if type(value) is not tuple:
+        raise CodecError(f"arguments are a tuple, not a {type(value).__name__}")
+    if not flags & wire.KWARGS:
+        return value, {}
+    if not value or type(value[-1]) is not dict:
+        raise CodecError("arguments by name are a dict at the end")
+    return value[:-1], value[-1]
+
+
+def _with_signature(
+    error: TypeError, method: Method, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> TypeError:
+    """A call that does not fit the signature was raised by the call itself: show what fits."""
+    try:
+        inspect.signature(method.function).bind(*args, **kwargs)
+    except TypeError as mismatch:
+        told = TypeError(f"{mismatch}; it is {method.name}{method.signature}")
+        return told.with_traceback(error.__traceback__)
+    except ValueError:
+        pass
+    return error

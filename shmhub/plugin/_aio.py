@@ -1,0 +1,405 @@
+"""PluginHost for asyncio: `shmhub.aio.PluginHost`, the same meaning with `await`.
+
+Over the synchronous host: its threads read answers, start and end processes; a task waits for a
+Future. What copies more than a megabyte, or may wait, runs in threads, never in the loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import inspect
+from collections.abc import AsyncIterator, Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from shmhub._errors import HubClosedError, WouldBlockError
+from shmhub.plugin._handle import UNSET, PluginHandle
+from shmhub.plugin._host import PluginHost as SyncPluginHost
+
+if TYPE_CHECKING:
+    from shmhub._host import HubHost
+    from shmhub._rpc import Stream
+    from shmhub._statistics import HubStatistics
+    from shmhub.plugin._events import ReplicaStatus, State
+    from shmhub.plugin._future import CallFuture
+    from shmhub.plugin._target import TargetArgument
+
+__all__ = ["AsyncMethods", "AsyncPluginHandle", "AsyncStream", "PluginHost"]
+
+LARGE = 1 << 20
+"""Bytes of arguments from which on they are copied off the loop."""
+THREADS = 32
+"""At most: starts, ends and large copies that wait at the same time."""
+
+
+class PluginHost:
+    """Runs plugins in processes of their own; for asyncio.
+
+    ::
+
+        async with shmhub.aio.PluginHost() as host:
+            image = await host.spawn("image.py", replicas=2)
+            webp = await image.resize(png, width=640)
+            async for tile in image.tiles(png):
+                ...
+
+    Arguments, errors and guarantees are those of `shmhub.PluginHost`. A cancelled call is cancelled
+    in its plugin, too. Use it from one event loop.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        on_event = options.get("on_event")
+        if on_event is not None and inspect.iscoroutinefunction(on_event):
+            options["on_event"] = self._in_loop(on_event)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._sync = SyncPluginHost(*args, **options)
+        self._threads = ThreadPoolExecutor(THREADS, "shmhub asyncio")
+
+    async def spawn(self, target: TargetArgument, **options: Any) -> AsyncPluginHandle:
+        """Start a plugin; returns when all its replicas have said what they offer.
+
+        Cancelled, it ends what it has started.
+
+        Args:
+            target, options: as for `shmhub.PluginHost.spawn`.
+        """
+        start = functools.partial(self._sync.spawn, target, **options)
+        starting = self._enter().run_in_executor(self._threads, start)
+        try:
+            return AsyncPluginHandle(await asyncio.shield(starting), self)
+        except asyncio.CancelledError:
+            starting.add_done_callback(self._end_unwanted)
+            raise
+
+    def _end_unwanted(self, starting: asyncio.Future[PluginHandle]) -> None:
+        if not starting.cancelled() and starting.exception() is None:
+            with contextlib.suppress(RuntimeError):  # closed meanwhile: then it has ended, too
+                self._threads.submit(starting.result().kill)
+
+    def callback(
+        self, function: Callable[..., Any] | None = None, /, *, name: str | None = None
+    ) -> Any:
+        """Let plugins call a function: there it is `plugin.host.NAME(...)`. Also a decorator.
+
+        An `async def` function runs in this host's event loop, another one in a thread.
+        """
+        if function is None:
+            return lambda one: self.callback(one, name=name)
+        called = function
+        if inspect.iscoroutinefunction(function):
+            self._enter()
+            called = self._in_loop(function)
+        self._sync.callback(called, name=name)
+        return function
+
+    def _in_loop(self, function: Callable[..., Coroutine[Any, Any, Any]]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def run(*args: Any, **kwargs: Any) -> Any:
+            if self._loop is None:
+                raise HubClosedError(f"{function!r}: this host's event loop does not run yet")
+            return asyncio.run_coroutine_threadsafe(function(*args, **kwargs), self._loop).result()
+
+        # `wraps` refers to the original, which would be taken for what is called.
+        run.__signature__ = inspect.signature(function)  # type: ignore[attr-defined]
+        del run.__wrapped__
+        return run
+
+    @property
+    def hub(self) -> HubHost:
+        """The hub that all plugins are on."""
+        return self._sync.hub
+
+    @property
+    def closed(self) -> bool:
+        return self._sync.closed
+
+    def statistics(self) -> HubStatistics:
+        """What the hub holds and has done."""
+        return self._sync.statistics()
+
+    async def close(self, timeout: float | None = None) -> None:
+        """Wait for the calls, end all plugins, then the hub; idempotent."""
+        await self._end(functools.partial(self._sync.close, timeout))
+
+    async def __aenter__(self) -> Self:
+        self._enter()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self._end(functools.partial(self._sync.__exit__, kind, value, traceback))
+
+    def __repr__(self) -> str:
+        return f"<asyncio {self._sync!r}>"
+
+    async def _end(self, close: Callable[[], None]) -> None:
+        """Whatever becomes of the task, nothing is left running."""
+        if self._sync.closed:
+            return
+        closing = self._enter().run_in_executor(self._threads, close)
+        try:
+            await asyncio.shield(closing)
+        except asyncio.CancelledError:
+            self._sync.kill_all()
+            await asyncio.wait([closing])
+            raise
+        finally:
+            if closing.done():
+                self._threads.shutdown(wait=False)
+
+    def _enter(self) -> asyncio.AbstractEventLoop:
+        loop = asyncio.get_running_loop()
+        if self._loop is None:
+            self._loop = loop
+        elif self._loop is not loop:
+            raise RuntimeError(f"{self!r} belongs to another event loop")
+        return loop
+
+    def _call_in_thread(self, function: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:
+        return self._enter().run_in_executor(self._threads, function, *args)
+
+
+class AsyncPluginHandle:
+    """A plugin, with all its replicas. Made by `await shmhub.aio.PluginHost.spawn`.
+
+    The plugin's methods are attributes: `await image.resize(png)`; a generator method gives an
+    `AsyncStream`. Names, arguments and errors are those of `shmhub.PluginHandle`.
+    """
+
+    def __init__(self, handle: PluginHandle, host: PluginHost) -> None:
+        self._sync = handle
+        self._host = host
+
+    # Calls
+
+    async def call(
+        self, method: str, /, *args: Any, timeout: float | None = UNSET, **kwargs: Any
+    ) -> Any:
+        """Call and wait for the result. Cancelling it cancels the call in the plugin."""
+        future = self._sync._prepare(method, args, kwargs, timeout, kind="call")
+        return await self._submitted(future, _is_large(args, kwargs))
+
+    def submit(
+        self, method: str, /, *args: Any, timeout: float | None = UNSET, **kwargs: Any
+    ) -> asyncio.Task[Any]:
+        """The same as a task of its own."""
+        return self._host._enter().create_task(self.call(method, *args, timeout=timeout, **kwargs))
+
+    def stream(
+        self, method: str, /, *args: Any, timeout: float | None = UNSET, **kwargs: Any
+    ) -> AsyncStream:
+        """Call a generator method; it begins with the first item asked for, or `async with`."""
+        future = self._sync._prepare(method, args, kwargs, timeout, kind="stream")
+        large = _is_large(args, kwargs)
+        return AsyncStream(lambda: self._submitted(future, large), self._host)
+
+    async def notify(
+        self, method: str, /, *args: Any, timeout: float | None = UNSET, **kwargs: Any
+    ) -> None:
+        """Call a method and forget it."""
+        send = functools.partial(self._sync.notify, method, *args, timeout=timeout, **kwargs)
+        await self._host._call_in_thread(send)
+
+    async def call_all(
+        self, method: str, /, *args: Any, timeout: float | None = UNSET, **kwargs: Any
+    ) -> list[Any]:
+        """Call on every replica that is ready, and wait for all."""
+        call = functools.partial(self._sync.call_all, method, *args, timeout=timeout, **kwargs)
+        return await self._host._call_in_thread(call)  # type: ignore[no-any-return]
+
+    def options(
+        self, *, timeout: float | None = UNSET, view: bool = UNSET, retry: bool | None = UNSET
+    ) -> AsyncPluginHandle:
+        """The same plugin with other defaults; through it *all* keywords reach the plugin."""
+        changed = self._sync.options(timeout=timeout, view=view, retry=retry)
+        return AsyncPluginHandle(changed, self._host)
+
+    async def _submitted(self, future: CallFuture, large: bool) -> Any:
+        loop = self._host._enter()
+        answer = asyncio.wrap_future(future, loop=loop)
+        submit = self._sync._replicas.group.submit
+        waiting: Callable[[], object] | None
+        try:
+            waiting = functools.partial(submit, future) if large else submit(future, wait=False)
+            if waiting is not None:
+                await loop.run_in_executor(self._host._threads, waiting)
+        except BaseException:
+            future.cancel()
+            raise
+        try:
+            return await answer
+        finally:
+            del future, answer  # or an error's traceback would keep itself alive
+
+    # Control
+
+    @property
+    def methods(self) -> AsyncMethods:
+        """The plugin's methods under their own names, whatever those are."""
+        return AsyncMethods(self)
+
+    @property
+    def name(self) -> str:
+        return self._sync.name
+
+    @property
+    def pid(self) -> int | None:
+        """The process of the first replica that has one."""
+        return self._sync.pid
+
+    @property
+    def state(self) -> State:
+        """The best of its replicas': ready, restarting, starting, stopping, failed, stopped."""
+        return self._sync.state
+
+    @property
+    def replicas(self) -> tuple[ReplicaStatus, ...]:
+        """Each replica as it is just now."""
+        return self._sync.replicas
+
+    async def wait_ready(self, timeout: float | None = None) -> None:
+        """Wait until all replicas, save those that failed for good, take calls."""
+        await self._host._call_in_thread(self._sync.wait_ready, timeout)
+
+    async def restart(self, timeout: float | None = None) -> None:
+        """Start every replica anew, one after the other; calls wait meanwhile."""
+        await self._host._call_in_thread(self._sync.restart, timeout)
+
+    async def stop(self, timeout: float | None = None) -> None:
+        """Wait for the calls, then end all processes in good order; idempotent."""
+        await self._host._call_in_thread(self._sync.stop, timeout)
+
+    def kill(self) -> None:
+        """End all processes at once, with SIGKILL, and start none again; idempotent."""
+        self._sync.kill()
+
+    # Names
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(f"plugin {self.name!r} has no attribute {name!r}", name=name)
+        bound = self.__dict__[name] = self._bind(name)
+        return bound
+
+    def _bind(self, name: str) -> Callable[..., Any]:
+        like = self._sync._bind(name)  # PluginMissingMethod, if there is none
+        passing_all = self.options()
+        call = passing_all.stream if self._sync._kind(name) == "stream" else passing_all.call
+        bound = functools.partial(call, name)
+        functools.update_wrapper(bound, like)
+        return bound
+
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *self._sync._replicas.methods})
+
+    def __repr__(self) -> str:
+        return f"<asyncio {self._sync!r}>"
+
+
+class AsyncMethods:
+    """A plugin's methods, also those whose names the handle uses itself."""
+
+    def __init__(self, handle: AsyncPluginHandle) -> None:
+        self.__dict__["_handle"] = handle
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(f"no attribute {name!r}", name=name)
+        bound = self.__dict__[name] = self._handle._bind(name)
+        return bound
+
+    def __dir__(self) -> list[str]:
+        return sorted(self._handle._sync._replicas.methods)
+
+
+class AsyncStream:
+    """What a generator method yields: `async for`, and `async with` to end it early.
+
+    An iterator that is left before its end is to be closed: `aclose()`, or `async with`. One that
+    is dropped cancels the generator, too.
+    """
+
+    def __init__(self, opening: Callable[[], Coroutine[Any, Any, Any]], host: PluginHost) -> None:
+        self._opening: Callable[[], Coroutine[Any, Any, Any]] | None = opening
+        self._host = host
+        self._stream: Stream | None = None
+        self._news = asyncio.Event()
+        self._closed = False
+
+    async def _open(self) -> Stream:
+        if self._stream is None:
+            if self._opening is None:
+                raise StopAsyncIteration
+            opening, self._opening = self._opening, None
+            self._stream = await opening()
+            loop, news = self._host._enter(), self._news
+
+            def tell() -> None:
+                with contextlib.suppress(RuntimeError):  # the loop was closed
+                    loop.call_soon_threadsafe(news.set)
+
+            self._stream.on_ready = tell
+        return self._stream
+
+    def __aiter__(self) -> AsyncIterator[Any]:
+        return self
+
+    async def __anext__(self) -> Any:
+        if self._closed:
+            raise StopAsyncIteration
+        stream = await self._open()
+        while True:
+            self._news.clear()
+            try:
+                return stream.take_nowait()
+            except WouldBlockError:
+                await self._news.wait()
+            except StopIteration:
+                self._closed = True
+                raise StopAsyncIteration from None
+
+    async def aclose(self) -> None:
+        """Cancel what is left of it; idempotent."""
+        self._closed = True
+        self._opening = None
+        if self._stream is not None:
+            self._stream.close()
+
+    async def __aenter__(self) -> Self:
+        await self._open()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+
+def _size(value: Any) -> int:
+    """Bytes that an argument brings along, as far as that is seen at once."""
+    if isinstance(value, bytes | bytearray | str):
+        return len(value)
+    size = getattr(value, "nbytes", None)
+    return size if isinstance(size, int) else 0
+
+
+def _is_large(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    total = 0
+    for value in (*args, *kwargs.values()):
+        if isinstance(value, list | tuple):
+            total += sum(map(_size, value))
+        elif isinstance(value, dict):
+            total += sum(map(_size, value.values()))
+        else:
+            total += _size(value)
+    return total >= LARGE

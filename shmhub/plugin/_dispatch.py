@@ -1,0 +1,633 @@
+"""Which call goes to which replica, and what becomes of the calls of one that died.
+
+A group is all replicas of one plugin. A caller that finds a replica idle goes straight to it, with
+no queue and no Future between. Everything else is a `CallFuture`: sent by whoever submits it while
+a replica has room, else queued here and sent by a thread of the group's. A replica has room for as
+many calls as it has threads, and for so many more as it will be done with within a moment
+(see `_channel`): short calls flow without a pause, long ones wait here, where any replica that
+gets free can take them. Knows nothing of processes: `_supervise` brings and takes channels.
+
+One lock guards all of it. It is never held while something is sent, waited for, or called back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any
+
+from shmhub._errors import HubForkedError, HubTimeoutError, QueueFullError, WouldBlockError
+from shmhub._rpc import Call, CallLost, CurrentCall
+from shmhub._rpc._current import current
+from shmhub.plugin._channel import Channel
+from shmhub.plugin._clockwork import Expiry, TakeBack
+from shmhub.plugin._death import Exit, died
+from shmhub.plugin._future import CallFuture
+from shmhub.plugin._kin import Kin
+
+if TYPE_CHECKING:
+    from shmhub.plugin._loop import Loop
+    from shmhub.plugin._workers import Workers
+
+__all__ = ["Group"]
+
+logger = logging.getLogger("shmhub.plugin")
+
+
+class Group:
+    """All replicas of one plugin. Safe from several threads.
+
+    Args:
+        max_pending: calls that may wait here; more raise QueueFullError. None: any number.
+        max_attempts: how often a call may run at most, when replicas die of it.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        loop: Loop,
+        workers: Workers,
+        max_pending: int | None,
+        max_attempts: int,
+        keep_times: bool,
+        waiting: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext,
+    ) -> None:
+        self.name = name
+        self.loop = loop
+        self.workers = workers
+        self.max_pending = max_pending
+        self.max_attempts = max_attempts
+        self.keep_times = keep_times
+        self.waiting = waiting
+        self.lock = threading.Lock()
+        self.changed = threading.Condition(self.lock)
+        self.channels: list[Channel] = []  # those that take calls
+        self.pending: deque[CallFuture] = deque()
+        self.refusal: BaseException | None = None  # why no more calls are taken
+        self._drainers = 0  # threads that wait until nothing is under way
+        self._parting: set[Channel] = set()  # take no more calls, have some yet
+        self._wake = threading.Semaphore(0)
+        self._sender: threading.Thread | None = None
+        self._ended = False
+        self._expiry = Expiry(self)
+        self._take_back = TakeBack(self)
+        self._kin = Kin(self.channels)
+
+    # Calls
+
+    def call(
+        self,
+        method: str,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        timeout: float | None,
+        view: bool,
+        retry: bool | None,
+    ) -> Any:
+        """Call and wait: straight to an idle replica, or in turn with the others."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        within = current.get()
+        if within is not None:
+            return self._from_callback(within, method, args, kwargs, deadline, view, retry)
+        with self.lock:
+            channel = None if self.pending else self._idlest(prefetch=False)
+            if channel is not None:
+                channel.in_flight += 1
+        return self._on(channel, method, args, kwargs, deadline, view, retry)
+
+    def _from_callback(
+        self,
+        within: CurrentCall,
+        method: str,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        deadline: float | None,
+        view: bool,
+        retry: bool | None,
+    ) -> Any:
+        """A call in the course of another one; see `Kin`."""
+        with self.lock:
+            channel = self._kin.of(within)
+            if channel is None and not self.pending:
+                channel = self._idlest(prefetch=False)
+            if channel is not None:
+                channel.in_flight += 1
+                self._kin.enter(within.tree, channel)
+        try:
+            return self._on(channel, method, args, kwargs, deadline, view, retry)
+        finally:
+            if channel is not None:
+                with self.lock:
+                    self._kin.leave(within.tree)
+
+    def _on(
+        self,
+        channel: Channel | None,
+        method: str,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        deadline: float | None,
+        view: bool,
+        retry: bool | None,
+    ) -> Any:
+        """Call on a channel that has a place for it; None: in turn with the others."""
+        if channel is None:
+            future = self.make(method, args, kwargs, deadline, view, retry)
+            self.submit(future)
+            return self.wait(future)
+        try:
+            return self._directly(channel, method, args, kwargs, deadline, view)
+        except CallLost as lost:
+            future = self.make(method, args, kwargs, deadline, view, retry)
+            self.mourn(channel, future, lost)
+        return self.wait(future)
+
+    def _directly(
+        self,
+        channel: Channel,
+        method: str,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        deadline: float | None,
+        view: bool,
+    ) -> Any:
+        link = channel.link
+        try:
+            call = link.begin(
+                method,
+                args,
+                kwargs,
+                deadline=deadline,
+                view=view,
+                on_answered=channel.freed,
+                attended=True,
+            )
+        except BaseException:
+            self._free(channel, None)
+            raise
+        if self.keep_times:
+            with self.lock:
+                if not call.answered:
+                    channel.direct[call] = time.monotonic()
+        try:
+            link.wait_for(call, deadline)
+            if not call.done:
+                call.cancel(
+                    HubTimeoutError(
+                        f"{method}() of plugin {self.name!r}: no answer before its deadline; it "
+                        "may have run, and may still run",
+                        outcome="may_have_run",
+                    )
+                )
+        except BaseException:
+            call.cancel()
+            raise
+        return call.result()
+
+    def _free(self, channel: Channel, call: Call | None) -> None:
+        """A call without a Future was answered, or could not be sent."""
+        with self.lock:
+            channel.in_flight -= 1
+            if channel.direct and call is not None:
+                channel.direct.pop(call, None)
+            if self.pending or self._parting or self._drainers or len(self.channels) > 1:
+                self._has_room(channel)
+
+    def make(
+        self,
+        method: str,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        deadline: float | None,
+        view: bool,
+        retry: bool | None,
+    ) -> CallFuture:
+        """A call that has not been submitted yet."""
+        future = CallFuture(self, method, args, kwargs)
+        if deadline is not None:
+            future.deadline = deadline
+        if view:
+            future.view = True
+        if retry is not None:
+            future.retry = retry
+        return future
+
+    def submit(self, future: CallFuture, *, wait: bool = True) -> Callable[[], object] | None:
+        """Send the call, or queue it.
+
+        Args:
+            wait: sending may wait for room. Otherwise what would wait is returned instead, to be
+                called by a thread that can.
+
+        Raises:
+            QueueFullError: `max_pending` calls wait already.
+            HubClosedError, PluginDiedError, ...: no more calls are taken.
+        """
+        within = current.get()
+        with self.lock:
+            if self.refusal is not None:
+                raise self._why_not()
+            channel = self._kin.of(within) if within is not None else None
+            if channel is None and not self.pending:
+                channel = self._idlest(prefetch=True)
+            if channel is None:
+                if self.max_pending is not None and len(self.pending) >= self.max_pending:
+                    raise QueueFullError(
+                        f"{future.method}() of plugin {self.name!r}: {len(self.pending)} calls are "
+                        f"waiting already, and max_pending is {self.max_pending}; wait for some of "
+                        "them, or give it more replicas"
+                    )
+                self.pending.append(future)
+                if self._sender is None:
+                    self._start_sender()
+            else:
+                self._assign(channel, future)
+        if future.deadline is not None:
+            self._expiry.at(future.deadline)
+        if channel is not None and not self._send(channel, future, wait=wait):
+            return functools.partial(self._send_begun, channel, future, wait=True)
+        return None
+
+    def submit_to(self, channel: Channel, future: CallFuture) -> None:
+        """Send it to this replica and no other, however busy."""
+        future.pinned = True
+        with self.lock:
+            self._assign(channel, future)
+        if future.deadline is not None:
+            self._expiry.at(future.deadline)
+        self._send(channel, future)
+
+    def notify(
+        self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], timeout: float | None
+    ) -> None:
+        """Send a call that has no answer, to the least busy replica."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            channel = min(self.wait_channels(left), key=lambda one: one.in_flight)
+            try:
+                channel.link.notify(method, args, kwargs, deadline=deadline)
+                return
+            except CallLost:
+                self.drop(channel)  # it has just died: the next one
+
+    def wait_channels(self, timeout: float | None) -> list[Channel]:
+        """The replicas that take calls; waits until there is one.
+
+        Raises:
+            HubTimeoutError: there is none within `timeout` seconds.
+            HubClosedError, PluginDiedError, ...: no more calls are taken.
+        """
+        with self.changed:
+            ready = self.changed.wait_for(lambda: self.channels or self.refusal, timeout)
+            if self.refusal is not None:
+                raise self._why_not()
+            if not ready:
+                raise HubTimeoutError(
+                    f"plugin {self.name!r}: no replica became ready within {timeout} s",
+                    outcome="not_started",
+                )
+            return list(self.channels)
+
+    def given_up(self, future: CallFuture) -> None:
+        """The future is over without its answer: nobody waits for that any more."""
+        with self.lock:
+            channel, call = future.channel, future.call
+            if channel is None:
+                # Not found: whoever has it just now sees that it is over.
+                with contextlib.suppress(ValueError):
+                    self.pending.remove(future)
+                self.changed.notify_all()
+        if call is not None:
+            call.cancel()  # its place is free when it is answered
+
+    def wait(self, future: CallFuture) -> Any:
+        """Its result; an interrupted wait (Ctrl-C) cancels it."""
+        try:
+            if current.get() is None:
+                return future.result()
+            with self.waiting():  # a callback's thread: others may run meanwhile
+                return future.result()
+        except BaseException:
+            if not future.over:  # Ctrl-C: the caller goes, so must the call
+                future.cancel()
+            raise
+        finally:
+            del future  # or its exception's traceback would keep itself alive
+
+    # Sending
+
+    def _idlest(self, *, prefetch: bool) -> Channel | None:
+        best, least = None, 0
+        for channel in self.channels:
+            load = channel.in_flight
+            room = channel.room() if prefetch and load >= channel.threads else channel.threads
+            if load < room and (best is None or load - channel.threads < least):
+                best, least = channel, load - channel.threads
+        return best
+
+    def _assign(self, channel: Channel, future: CallFuture) -> None:
+        channel.in_flight += 1
+        channel.calls[future] = None
+        future.channel = channel
+
+    def _send(self, channel: Channel, future: CallFuture, *, wait: bool = True) -> bool:
+        """Send a call that has a place on this channel; its outcome, an error too, is its own.
+
+        Returns:
+            False: it would have to wait for room, and must not.
+        """
+        if not future.begin():
+            self._leave(channel, future)
+            return True
+        return self._send_begun(channel, future, wait=wait)
+
+    def _send_begun(self, channel: Channel, future: CallFuture, *, wait: bool) -> bool:
+        arguments = future.arguments
+        if arguments is None:  # cancelled
+            self._leave(channel, future)
+            return True
+        future.sent_at = time.monotonic()
+        if channel.in_flight == 1:
+            channel.last_moment = future.sent_at
+        try:
+            if future.kind == "stream":
+                self._open(channel, future, arguments, wait=wait)
+                return True
+            call = channel.link.begin(
+                future.method,
+                *arguments,
+                deadline=future.deadline,
+                view=future.view,
+                on_answered=lambda call: self._answered(channel, future, call),
+                wait=wait,
+            )
+        except CallLost as lost:
+            self._leave(channel, future)
+            self.mourn(channel, future, lost)
+        except BaseException as error:
+            if not wait and isinstance(error, WouldBlockError):
+                return False
+            self._leave(channel, future)
+            future.settle(error=error)
+            if not isinstance(error, Exception):
+                raise
+        else:
+            with self.lock:
+                if future.channel is channel:
+                    future.call = call
+            if future.over:  # given up before there was something to cancel
+                call.cancel()
+        return True
+
+    def _open(
+        self, channel: Channel, future: CallFuture, arguments: Any, *, wait: bool = True
+    ) -> None:
+        """A stream keeps its place until it ends; the future is done with when it is open."""
+        stream = channel.link.open_stream(
+            future.method,
+            *arguments,
+            deadline=future.deadline,
+            view=future.view,
+            on_end=lambda: self._leave(channel, future),
+            on_lost=lambda lost: self._stream_lost(channel, future.method, lost),
+            wait=wait,
+        )
+        if not future.settle(stream):
+            stream.close()
+
+    def _answered(self, channel: Channel, future: CallFuture, call: Call) -> None:
+        """The answer is there, or will not come. Runs where answers are read: short."""
+        with self.lock:
+            channel.measure(time.monotonic())
+            self._forget(channel, future)
+            self._has_room(channel)
+        if future.over:
+            return  # nobody waits for it: it is dropped
+        try:
+            value = call.result()
+        except CallLost as lost:
+            self.mourn(channel, future, lost)
+        except BaseException as error:
+            future.settle(error=error)
+        else:
+            future.settle(value)
+
+    def _leave(self, channel: Channel, future: CallFuture) -> None:
+        with self.lock:
+            self._forget(channel, future)
+            self._has_room(channel)
+
+    def _forget(self, channel: Channel, future: CallFuture) -> None:
+        if future.channel is channel:
+            future.channel = future.call = None
+            channel.calls.pop(future, None)
+            channel.in_flight -= 1
+
+    def _has_room(self, channel: Channel) -> None:
+        """Something on this channel ended. Called with the lock."""
+        if self.pending:
+            if channel.wants_more:
+                self._wake.release()
+            return
+        if channel.in_flight == 0:
+            self._parting.discard(channel)
+            if self._drainers:
+                self.changed.notify_all()
+        if channel.in_flight < channel.threads and len(self.channels) > 1:
+            self._take_back.consider(channel)
+
+    def _start_sender(self) -> None:
+        self._sender = threading.Thread(
+            target=self._send_pending, name=f"shmhub calls of {self.name}", daemon=True
+        )
+        self._sender.start()
+
+    def _send_pending(self) -> None:
+        while True:
+            self._wake.acquire()
+            while self._wake.acquire(blocking=False):
+                pass
+            while True:
+                with self.lock:
+                    if self._ended:
+                        return
+                    channel = self._idlest(prefetch=True) if self.pending else None
+                    if channel is None:
+                        break
+                    future = self.pending.popleft()
+                    self._assign(channel, future)
+                self._send(channel, future)
+                del future
+
+    # Replicas that come and go
+
+    def add(self, channel: Channel) -> None:
+        """A replica is ready."""
+        channel.freed = lambda call: self._free(channel, call)
+        with self.lock:
+            self.channels.append(channel)
+            self._wake.release()
+            self.changed.notify_all()
+
+    def drop(self, channel: Channel) -> None:
+        """It takes no more calls; those that it has may end yet."""
+        with self.lock:
+            if channel in self.channels:
+                self.channels.remove(channel)
+                if channel.in_flight:
+                    self._parting.add(channel)
+            self.changed.notify_all()
+
+    def mourn(self, channel: Channel, future: CallFuture, lost: CallLost) -> None:
+        """A call was lost: with its replica, or it was taken back from it."""
+        if lost.outcome == "may_have_run":
+            future.attempts += 1
+        if lost.gone is None and lost.outcome == "not_started":
+            if not future.asked_back:
+                self.drop(channel)  # it is leaving, and starts nothing more
+            if not future.pinned:
+                self._again(future)
+                return
+        with self.lock:
+            if channel.mourners is not None:
+                channel.mourners.append((future, lost))
+                return
+        self._decide(channel, future, lost)
+
+    def bury(self, channel: Channel, exit: Exit) -> None:
+        """How it ended is known now: decide about its calls."""
+        self.drop(channel)
+        with self.lock:
+            channel.exit = exit
+            mourners, channel.mourners = channel.mourners or [], None
+            self._parting.discard(channel)
+            self.changed.notify_all()
+        # Each goes to the front of the queue: the last first, so that the order is kept.
+        for future, lost in reversed(mourners):
+            self._decide(channel, future, lost)
+
+    def _decide(self, channel: Channel, future: CallFuture, lost: CallLost) -> None:
+        """Once more, or an error."""
+        if not future.pinned:
+            if lost.outcome == "not_started":
+                self._again(future)
+                return
+            method = channel.methods.get(future.method) or {}
+            may_repeat = future.retry if future.retry is not None else method.get("idempotent")
+            if may_repeat and future.attempts < self.max_attempts:
+                self._again(future)
+                return
+        future.settle(error=self._died(channel, future.method, lost, future.attempts))
+
+    def _again(self, future: CallFuture) -> None:
+        with self.lock:
+            refusal = self.refusal
+            if refusal is None and not future.over:
+                future.asked_back = False
+                self.pending.appendleft(future)
+                if self._sender is None:
+                    self._start_sender()
+                self._wake.release()
+        if refusal is not None:
+            future.settle(error=self._why_not())
+
+    def _died(self, channel: Channel, method: str, lost: CallLost, attempts: int) -> BaseException:
+        return died(
+            self.name,
+            channel.index,
+            channel.pid,
+            channel.exit,
+            method,
+            lost,
+            attempts,
+            self.max_attempts,
+        )
+
+    def _stream_lost(self, channel: Channel, method: str, lost: CallLost) -> BaseException:
+        """For the thread that iterates: it may wait a moment for how the replica ended."""
+        with self.changed:
+            self.changed.wait_for(lambda: channel.exit is not None, timeout=5)
+        return self._died(channel, method, lost, 1)
+
+    # The end
+
+    def refuse(self, error: BaseException, *, pending: bool = True) -> None:
+        """Take no more calls; `pending`: those that wait here get the error."""
+        with self.lock:
+            if self.refusal is None:
+                self.refusal = error
+            dropped = list(self.pending) if pending else []
+            if pending:
+                self.pending.clear()
+            self.changed.notify_all()
+        for future in dropped:
+            future.settle(error=self._why_not())
+
+    def accept(self) -> None:
+        """Take calls again."""
+        with self.lock:
+            self.refusal = None
+
+    def wait_drained(self, deadline: float | None) -> bool:
+        """Wait until no call is waiting or under way; False: the time is over."""
+        with self.changed:
+            self._drainers += 1
+            try:
+                return self.changed.wait_for(
+                    lambda: not self.pending and not any(one.in_flight for one in self._all()),
+                    None if deadline is None else max(0.0, deadline - time.monotonic()),
+                )
+            finally:
+                self._drainers -= 1
+
+    def cancel_all(self) -> None:
+        """Cancel every call that has a Future."""
+        with self.lock:
+            futures = self.living_calls()
+        for future in futures:
+            future.cancel()
+
+    def end(self) -> None:
+        """Let the thread go. Nothing may be pending any more."""
+        with self.lock:
+            self._ended = True
+            self._wake.release()
+            sender = self._sender
+        if sender is not None and sender is not threading.current_thread():
+            sender.join(timeout=5)
+
+    def forked(self) -> None:
+        """This is a forked child: no thread of ours is here, and the lock may be held for ever."""
+        self.lock = threading.Lock()
+        self.changed = threading.Condition(self.lock)
+        self.channels.clear()
+        self.pending = deque()
+        self.refusal = HubForkedError(
+            f"plugin {self.name!r} belongs to the process that this one was forked from; make a "
+            "PluginHost here"
+        )
+
+    def living_calls(self) -> list[CallFuture]:
+        """All calls that have a Future and are not answered. Called with the lock."""
+        found = [*self.pending]
+        for channel in self._all():
+            found += channel.calls
+        return found
+
+    def _all(self) -> list[Channel]:
+        return [*self.channels, *self._parting]
+
+    def _why_not(self) -> BaseException:
+        """A new instance each time: a traceback belongs to one raise."""
+        assert self.refusal is not None
+        from copy import copy
+
+        return copy(self.refusal)

@@ -1,0 +1,103 @@
+"""The Future of one call: what is asked for, where it is, what came of it.
+
+A `concurrent.futures.Future` in every respect, but a running call can be cancelled, and callbacks
+run in threads that are there for that, never where answers are read.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from concurrent.futures._base import (
+    CANCELLED,
+    CANCELLED_AND_NOTIFIED,
+    FINISHED,
+    RUNNING,
+)
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from shmhub._rpc import Call
+    from shmhub.plugin._channel import Channel
+    from shmhub.plugin._dispatch import Group
+
+__all__ = ["CallFuture"]
+
+_OVER = frozenset({CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED})
+
+
+class CallFuture(Future[Any]):
+    """One call of one group of replicas.
+
+    The group's lock guards `channel`, `call` and `asked_back`.
+    """
+
+    channel: Channel | None = None  # where it is, while it is on its way
+    attempts = 0  # how often it may have run
+    deadline: float | None = None
+    view = False
+    retry: bool | None = None
+    kind: Literal["call", "stream"] = "call"
+    pinned = False  # to one replica: not for another one
+    asked_back = False
+    sent_at = 0.0
+    call: Call | None = None
+    _done_callbacks: list[Any]  # Future's own; the stubs do not tell
+
+    def __init__(
+        self, group: Group, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        super().__init__()
+        self.group = group
+        self.method = method
+        self.arguments: tuple[tuple[Any, ...], dict[str, Any]] | None = (args, kwargs)
+
+    @property
+    def over(self) -> bool:
+        return self._state in _OVER
+
+    def begin(self) -> bool:
+        """It is about to be sent: False if it was cancelled in the meantime."""
+        with self._condition:
+            if self._state in _OVER:
+                return False
+            self._state = RUNNING
+            return True
+
+    def settle(self, value: Any = None, error: BaseException | None = None) -> bool:
+        """Give it its outcome: False if it has one already. No user code runs here."""
+        with self._condition:
+            if self._state in _OVER:
+                return False
+            self._result, self._exception = value, error
+            self._state = FINISHED
+            for waiter in self._waiters:
+                waiter.add_exception(self) if error is not None else waiter.add_result(self)
+            self._condition.notify_all()
+            self.arguments = None  # may hold something large
+        if self._done_callbacks:
+            self._invoke_callbacks()
+        return True
+
+    def cancel(self) -> bool:
+        """Cancel it, over there too if it is running: False if it is over already.
+
+        A method that is running there finds `current_call().cancelled` set, an async one is
+        cancelled as a task; what it returns is dropped.
+        """
+        with self._condition:
+            if self._state == FINISHED:
+                return False
+            if self._state in _OVER:
+                return True
+            self._state = CANCELLED_AND_NOTIFIED
+            for waiter in self._waiters:
+                waiter.add_cancelled(self)
+            self._condition.notify_all()
+            self.arguments = None
+        self._invoke_callbacks()
+        self.group.given_up(self)
+        return True
+
+    def _invoke_callbacks(self) -> None:
+        if self._done_callbacks:
+            self.group.workers.post(super()._invoke_callbacks)  # type: ignore[misc]

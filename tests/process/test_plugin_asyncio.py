@@ -1,0 +1,223 @@
+"""`shmhub.aio.PluginHost`: the same as the synchronous one, and never in the loop's way."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import shmhub
+import shmhub.aio
+from tests.support.environment import BRIEF, PATIENCE
+from tests.support.gate import Gate
+from tests.support.plugins import ZOO, wait_ended, write_plugin
+
+pytestmark = [pytest.mark.time_limit(120), pytest.mark.usefixtures("leak_check")]
+
+Body = Callable[[shmhub.aio.PluginHost], Coroutine[Any, Any, None]]
+
+
+def run(body: Body, **options: Any) -> None:
+    async def main() -> None:
+        async with shmhub.aio.PluginHost(echo=False, **options) as host:
+            await body(host)
+
+    asyncio.run(main())
+
+
+def test_calls_names_and_errors() -> None:
+    async def body(host: shmhub.aio.PluginHost) -> None:
+        zoo = await host.spawn(ZOO, replicas=2)
+        assert zoo.state == "ready" and len(zoo.replicas) == 2
+        assert await zoo.echo("x") == await zoo.call("echo", "x") == await zoo.submit("echo", "x")
+        assert await zoo.async_echo(3) == 3
+        assert sorted(await asyncio.gather(*map(zoo.echo, range(100)))) == list(range(100))
+        assert await zoo.kwargs(timeout=1, method=2) == {"timeout": 1, "method": 2}
+        assert await zoo.methods.stop() == "the plugin's own stop"
+        assert await zoo.call_all("echo", 1) == [1, 1]
+        await zoo.notify("echo")
+        with pytest.raises(ValueError, match="no"):
+            await zoo.fail("no")
+        with pytest.raises(shmhub.PluginMissingMethod, match="echo"):
+            zoo.ecko  # noqa: B018
+        with pytest.raises(TypeError, match="stream"):
+            await zoo.call("count", 3)
+        await zoo.restart()
+        assert await zoo.echo(1) == 1
+        await zoo.stop()
+        with pytest.raises(shmhub.HubClosedError):
+            await zoo.echo(1)
+
+    run(body)
+
+
+def test_large_arguments_arrive_whole() -> None:
+    async def body(host: shmhub.aio.PluginHost) -> None:
+        zoo = await host.spawn(ZOO)
+        payloads = [bytes([number]) * (3 << 20) for number in range(6)]
+        assert await asyncio.gather(*map(zoo.echo, payloads)) == payloads
+
+    run(body)
+
+
+def test_a_cancelled_call_is_cancelled_over_there(tmp_path: Path) -> None:
+    target = write_plugin(
+        tmp_path,
+        """
+        import threading
+        import shmhub
+        plugin = shmhub.Plugin("waiting", threads=2)
+        told = threading.Event()
+
+        @plugin.method
+        def wait(path):
+            open(path, "w").close()
+            call = shmhub.current_call()
+            while not call.cancelled:
+                told.wait(0.01)
+            told.set()
+
+        @plugin.method
+        def was_told():
+            return told.wait(60)
+        """,
+    )
+    begun = tmp_path / "begun"
+
+    async def body(host: shmhub.aio.PluginHost) -> None:
+        waiting = await host.spawn(target)
+        task = waiting.submit("wait", str(begun))
+        while not begun.exists():
+            await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert await waiting.was_told()
+        with pytest.raises(TimeoutError):
+            await waiting.call("wait", str(begun), timeout=BRIEF)
+
+    run(body)
+
+
+def test_streams_end_are_left_and_raise(tmp_path: Path) -> None:
+    target = write_plugin(
+        tmp_path,
+        """
+        import shmhub
+        plugin = shmhub.Plugin("streaming")
+
+        @plugin.method
+        def count(to):
+            yield from range(to)
+
+        @plugin.method
+        def breaking(after):
+            yield from range(after)
+            raise KeyError("broken")
+        """,
+    )
+
+    async def body(host: shmhub.aio.PluginHost) -> None:
+        streaming = await host.spawn(target)
+        assert [number async for number in streaming.count(1000)] == list(range(1000))
+        async with streaming.count(10**9) as numbers:
+            async for number in numbers:
+                if number == 500:
+                    break
+        got = []
+        with pytest.raises(KeyError):
+            async for number in streaming.breaking(3):
+                got.append(number)  # noqa: PERF401 - what came before the error
+        assert got == [0, 1, 2]
+        assert [number async for number in streaming.count(3)] == [0, 1, 2]  # its thread is free
+
+    run(body)
+
+
+def test_callbacks_run_in_the_loop_or_in_a_thread() -> None:
+    async def body(host: shmhub.aio.PluginHost) -> None:
+        here = threading.get_ident()
+
+        @host.callback
+        async def double(value: int) -> tuple[int, bool]:
+            await asyncio.sleep(0)
+            return value * 2, threading.get_ident() == here
+
+        @host.callback
+        def triple(value: int) -> tuple[int, bool]:
+            return value * 3, threading.get_ident() == here
+
+        zoo = await host.spawn(ZOO)
+        assert await zoo.ask_host("double", 4) == (8, True)
+        assert await zoo.ask_host("triple", 4) == (12, False)
+
+    run(body)
+
+
+def test_the_loop_runs_while_calls_wait(tmp_path: Path) -> None:
+    gate = Gate(tmp_path)
+
+    async def body(host: shmhub.aio.PluginHost) -> None:
+        zoo = await host.spawn(ZOO)
+        blocked = [zoo.submit("gate", gate.paths) for _ in range(20)]
+        done, _ = await asyncio.wait(blocked, timeout=BRIEF)
+        assert not done
+        for task in blocked:
+            task.cancel()
+        gate.let_go(20)
+        assert await zoo.echo(1) == 1
+
+    try:
+        run(body)
+    finally:
+        gate.close()
+
+
+def test_leaving_with_an_error_leaves_no_process(tmp_path: Path) -> None:
+    gate = Gate(tmp_path)
+    pids: list[int] = []
+
+    async def body(host: shmhub.aio.PluginHost) -> None:
+        zoo = await host.spawn(ZOO, replicas=2)
+        pids.extend(one.pid for one in zoo.replicas if one.pid is not None)
+        zoo.submit("gate", gate.paths)
+        await asyncio.sleep(0)
+        raise LookupError
+
+    try:
+        with pytest.raises(LookupError):
+            run(body, stop_timeout=BRIEF)
+    finally:
+        gate.close()
+    assert len(pids) == 2
+    wait_ended(*pids)
+
+
+def test_a_spawn_that_fails_or_is_cancelled_leaves_nothing(tmp_path: Path) -> None:
+    silent = write_plugin(tmp_path, "import time\ntime.sleep(600)\n", "silent")
+
+    async def body(host: shmhub.aio.PluginHost) -> None:
+        with pytest.raises(shmhub.PluginStartError):
+            await host.spawn(str(tmp_path / "missing.py"))
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(host.spawn(silent, start_timeout=3), BRIEF)
+
+    run(body)
+
+
+def test_another_loop_is_refused() -> None:
+    async def main() -> shmhub.aio.PluginHost:
+        host = shmhub.aio.PluginHost()
+        await host.close()
+        return host
+
+    async def other(host: shmhub.aio.PluginHost) -> None:
+        with pytest.raises(RuntimeError, match="another event loop"):
+            await asyncio.wait_for(host.spawn(ZOO), PATIENCE)
+
+    host = asyncio.run(main())
+    asyncio.run(other(host))

@@ -1,0 +1,263 @@
+"""The end of plugins: in good order if they can, by force if they must, and nothing is left."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import logging
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import shmhub
+from tests.support.environment import BRIEF, PATIENCE
+from tests.support.gate import Gate
+from tests.support.plugins import (
+    ZOO,
+    Events,
+    events,
+    has_ended,
+    host,
+    host_with,
+    run_program,
+    wait_ended,
+    write_plugin,
+)
+
+__all__ = ["events", "host"]  # fixtures
+
+pytestmark = pytest.mark.time_limit(180)
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Iterator[Gate]:
+    made = Gate(tmp_path)
+    yield made
+    made.close()
+
+
+def test_stopping_waits_for_calls_and_runs_the_hooks(
+    host: shmhub.PluginHost,
+    events: Events,
+    gate: Gate,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    notes = tmp_path / "notes"
+    monkeypatch.setenv("ZOO_NOTES", str(notes))
+    zoo = host.spawn(ZOO)
+    pid = zoo.pid
+    running, waiting = zoo.submit("gate", gate.paths, "done"), zoo.submit("echo", "too")
+    gate.wait_entered()
+    gate.let_go()
+    zoo.stop(PATIENCE)
+    assert (running.result(0), waiting.result(0)) == ("done", "too")
+    assert notes.read_text().split() == ["startup", "shutdown"]
+    assert has_ended(pid or 0)
+    assert (zoo.state, zoo.pid, events.kinds[-1]) == ("stopped", None, "stopped")
+    assert events.seen[-1].exitcode == 0
+    for use in (lambda: zoo.echo(1), lambda: zoo.submit("echo", 1), lambda: zoo.notify("echo", 1)):
+        with pytest.raises(shmhub.HubClosedError, match="was stopped"):
+            use()
+    zoo.stop()
+    zoo.kill()
+
+
+def test_calls_that_do_not_end_are_cancelled_and_the_plugin_is_killed(
+    host: shmhub.PluginHost, events: Events, gate: Gate
+) -> None:
+    zoo = host.spawn(ZOO)
+    zoo.ignore_sigterm()
+    running, waiting = zoo.submit("gate", gate.paths), zoo.submit("echo", 1)
+    gate.wait_entered()
+    zoo.stop(BRIEF)
+    assert running.cancelled()
+    assert waiting.cancelled() or isinstance(waiting.exception(0), shmhub.HubClosedError)
+    assert events.wait("stopped").signal == signal.SIGKILL
+
+
+def test_a_call_that_waits_directly_is_told_when_its_plugin_is_killed(
+    host: shmhub.PluginHost, gate: Gate
+) -> None:
+    zoo = host.spawn(ZOO)
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        running = pool.submit(zoo.gate, gate.paths)
+        gate.wait_entered()
+        zoo.kill()
+        with pytest.raises(shmhub.PluginDiedError):
+            running.result(PATIENCE)
+
+
+def test_a_stopped_process_can_be_ended(host: shmhub.PluginHost, events: Events) -> None:
+    zoo = host.spawn(ZOO)
+    os.kill(zoo.pid or 0, signal.SIGSTOP)
+    zoo.stop(BRIEF)
+    assert events.wait("stopped").pid is not None
+
+
+def test_grandchildren_that_keep_the_pipes_hold_nothing_up(host: shmhub.PluginHost) -> None:
+    zoo = host.spawn(ZOO)
+    child = zoo.start_child()
+    zoo.stop(PATIENCE)
+    wait_ended(child)
+
+
+def test_leaving_with_waits_for_calls(leak_check: None, gate: Gate) -> None:
+    gate.let_go()
+    with host_with(stop_timeout=PATIENCE) as host:
+        future = host.spawn(ZOO).submit("gate", gate.paths, "done")
+    assert future.result(0) == "done"
+    assert host.closed
+    host.close()
+    with pytest.raises(shmhub.HubClosedError):
+        host.spawn(ZOO)
+
+
+def test_leaving_with_by_an_exception_cancels_calls(leak_check: None, gate: Gate) -> None:
+    with pytest.raises(ZeroDivisionError), host_with(stop_timeout=PATIENCE) as host:
+        zoo = host.spawn(ZOO)
+        running, waiting = zoo.submit("gate", gate.paths), zoo.submit("echo", 1)
+        gate.wait_entered()
+        gate.let_go()
+        raise ZeroDivisionError
+    assert running.cancelled() and waiting.cancelled()
+
+
+def test_a_host_that_is_dropped_ends_its_plugins(leak_check: None) -> None:
+    zoo: shmhub.PluginHandle | None = host_with().spawn(ZOO)
+    assert zoo is not None and zoo.pid is not None
+    pid = zoo.pid
+    assert zoo.echo(1) == 1  # the handle keeps its host
+    del zoo
+    wait_ended(pid)
+
+
+def test_a_host_can_be_closed_from_an_event_and_from_a_done_callback(leak_check: None) -> None:
+    for way in ("event", "callback"):
+        done = concurrent.futures.Future[None]()
+
+        def close(*_: object) -> None:
+            made.close()  # noqa: B023
+            done.set_result(None)  # noqa: B023
+
+        made = host_with(
+            on_event=lambda e: close() if e.kind == "died" and way == "event" else None  # noqa: B023
+        )
+        zoo = made.spawn(ZOO)
+        if way == "event":
+            os.kill(zoo.pid or 0, signal.SIGKILL)
+        else:
+            zoo.submit("echo", 1).add_done_callback(close)
+        done.result(PATIENCE)
+        assert made.closed
+
+
+def test_what_plugins_write_is_logged_and_shown(
+    leak_check: None, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    caplog.set_level(logging.INFO, "shmhub.plugin")
+    with host_with(echo=True) as host:
+        zoo = host.spawn(ZOO, name="loud", replicas=2)
+        zoo.call_all("print_out", "to stdout")
+        zoo.say("to stderr")
+    lines = {(one.name, one.getMessage()) for one in caplog.records}
+    assert ("shmhub.plugin.loud/0", "to stdout") in lines
+    assert ("shmhub.plugin.loud/1", "to stdout") in lines
+    shown = capsys.readouterr().err.splitlines()
+    assert "[loud/0] to stdout" in shown and "[loud/1] to stdout" in shown
+    assert any(line.endswith("] to stderr") for line in shown)
+
+
+def test_a_flood_of_output_holds_nobody_up(leak_check: None) -> None:
+    with host_with() as host:
+        zoo = host.spawn(ZOO)
+        flood = zoo.submit("say", "x" * 200, 20_000)
+        assert flood.result(PATIENCE) is None
+        assert zoo.echo(1) == 1
+
+
+def test_run_by_hand_it_says_what_it_is(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, ZOO],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        stdin=subprocess.DEVNULL,
+    )
+    assert done.returncode == 2
+    assert "zoo.py is a plugin of shmhub ('zoo')" in done.stderr
+    assert "echo(value: Any = None)" in done.stderr
+    assert "host.spawn('zoo.py')" in done.stderr
+    module = subprocess.run(
+        [sys.executable, "-m", "shmhub.plugin"], capture_output=True, text=True, timeout=PATIENCE
+    )
+    assert (module.returncode, "PluginHost.spawn" in module.stderr) == (2, True)
+
+
+def test_functions_of_a_plugin_can_be_tested_without_a_process() -> None:
+    done = run_program(
+        """
+        from tests.support.programs import zoo
+        print(zoo.echo(5), list(zoo.count(2)), zoo.plugin)
+        try:
+            zoo.plugin.host.lookup()
+        except Exception as error:
+            print(type(error).__name__)
+        """
+    )
+    assert done.stdout.splitlines()[0].startswith("5 [0, 1] <Plugin 'zoo' with echo")
+    assert done.stdout.splitlines()[1] == "NotAttachedError"
+
+
+@pytest.mark.parametrize("name", ["stop", "_hidden", "call"])
+def test_methods_with_names_of_the_handle_are_refused(name: str) -> None:
+    plugin = shmhub.Plugin("a")
+
+    def function() -> None: ...
+
+    function.__name__ = name
+    with pytest.raises(ValueError, match="name="):
+        plugin.method(function)
+    if not name.startswith("_"):
+        assert plugin.method(name=name)(function) is function
+    with pytest.raises(ValueError, match="Plugin"):
+        shmhub.Plugin("a", threads=0)
+    with pytest.raises(TypeError, match="async"):
+        plugin.on_startup(_async_hook)
+
+
+async def _async_hook() -> None: ...
+
+
+def test_a_shutdown_hook_that_raises_is_shown_and_the_others_run(
+    host: shmhub.PluginHost, events: Events, tmp_path: Path
+) -> None:
+    note = tmp_path / "note"
+    path = write_plugin(
+        tmp_path,
+        f"""
+        import shmhub
+        plugin = shmhub.Plugin()
+        @plugin.on_shutdown
+        def first(): open({str(note)!r}, "w").close()
+        @plugin.on_shutdown
+        def second(): raise OSError("no camera")
+        """,
+    )
+    host.spawn(path).stop(PATIENCE)
+    assert note.exists()
+    assert events.wait("stopped").exitcode == 0
+
+
+def test_a_rolling_restart_loses_no_call(host: shmhub.PluginHost) -> None:
+    zoo = host.spawn(ZOO, replicas=2)
+    before = zoo.call_all("process")
+    futures = [zoo.submit("echo", number) for number in range(300)]
+    zoo.restart(PATIENCE)
+    futures += [zoo.submit("echo", number) for number in range(300, 600)]
+    assert [one.result(PATIENCE) for one in futures] == list(range(600))
+    assert not set(before) & set(zoo.call_all("process"))

@@ -1,0 +1,198 @@
+"""Calls between a host and a plugin: values, errors, deadlines, cancels, both directions."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import shmhub
+from shmhub._rpc import CallLost, Link
+from tests.support.environment import BRIEF, PATIENCE
+from tests.support.rpc import Rig, soon
+from tests.support.stage import Stage
+
+THREADS = (1, 3)
+
+
+@pytest.fixture(params=THREADS, ids=lambda count: f"{count} threads")
+def rig(stage: Stage, request: pytest.FixtureRequest) -> Rig:
+    made = Rig(stage)
+    made.threads = request.param  # type: ignore[attr-defined]
+    made.callback(lambda depth: 1 + up(made, depth), "up")
+    made.start()
+    return made
+
+
+def up(rig: Any, depth: int) -> Any:
+    return rig.link.call("down", (depth,), deadline=soon()) if depth >= 0 else 0
+
+
+@pytest.fixture
+def link(rig: Any) -> Link:
+    rig.link = rig.plugin(threads=rig.threads)
+    return rig.link  # type: ignore[no-any-return]
+
+
+def test_a_call_and_its_value(link: Link) -> None:
+    assert link.call("add", (1,), {"right": 5}) == 6
+    assert link.call("add", (1,)) == 2
+    assert link.call("sleep", (0.0, "slept")) == "slept"
+
+
+def test_many_in_flight_and_threads(rig: Rig, link: Link) -> None:
+    calls = [link.begin("echo", (number,)) for number in range(300)]
+    for call in calls:
+        assert call.wait(soon())
+    assert [call.result() for call in calls] == list(range(300))
+    wrong: list[int] = []
+
+    def work(base: int) -> None:
+        wrong.extend(
+            number
+            for number in range(base, base + 100)
+            if link.call("echo", (number,), deadline=soon()) != number
+        )
+
+    threads = [threading.Thread(target=work, args=(1000 * one,)) for one in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE)
+    assert wrong == []
+    assert link.in_flight == 0
+
+
+def test_errors_are_told_apart(link: Link) -> None:
+    with pytest.raises(ValueError, match="bad width") as caught:
+        link.call("fail", ("ValueError", "bad width"))
+    error = caught.value
+    assert isinstance(error, shmhub.RemoteError)
+    assert error.type_name == "ValueError"
+    assert "in fail" in error.remote_traceback
+    assert any("in fail" in note for note in error.__notes__)
+    copy = pickle.loads(pickle.dumps(error))
+    assert isinstance(copy, ValueError)
+    assert str(copy) == str(error)
+    assert copy.remote_traceback == error.remote_traceback
+    with pytest.raises(TypeError, match=r"left.*add\(left: int"):
+        link.call("add", ())
+    with pytest.raises(shmhub.PluginMissingMethod, match="did you mean 'echo'"):
+        link.call("ecko", (1,))
+    with pytest.raises(ValueError, match="text") as caught:
+        link.call("fail", ("unpicklable", "text"))
+    assert "Local" in caught.value.type_name
+    with pytest.raises(FileNotFoundError) as missing:
+        link.call("fail", ("FileNotFoundError", 2, "no such", "file.txt"))
+    assert missing.value.errno == 2
+    for kind in ("TimeoutError", "ConnectionResetError", "MemoryError", "HubTimeoutError"):
+        with pytest.raises(shmhub.RemoteError) as remote:
+            link.call("fail", (kind, "x"))
+        assert not isinstance(remote.value, TimeoutError | ConnectionError | MemoryError)
+    reasons = {}
+    for kind in ("SystemExit", "KeyboardInterrupt", "MemoryError", "StopIteration"):
+        with pytest.raises(shmhub.RemoteError) as remote:
+            link.call("fail", (kind, "x"))
+        reasons[kind] = remote.value.reason
+    assert reasons == {
+        "SystemExit": "exit",
+        "KeyboardInterrupt": "interrupt",
+        "MemoryError": "memory",
+        "StopIteration": "raised",
+    }
+    with pytest.raises(RecursionError):
+        link.call("recurse", ())
+    assert link.call("echo", (1,)) == 1
+
+
+def test_what_cannot_be_encoded(link: Link) -> None:
+    with pytest.raises(shmhub.CodecError, match="lock"):
+        link.call("echo", (threading.Lock(),))
+    with pytest.raises(shmhub.CodecError, match="lock"):
+        link.call("unencodable", ())
+    with pytest.raises(shmhub.PayloadTooLargeError):
+        link.call("echo", (bytes(17 << 20),))
+    with pytest.raises(shmhub.CodecError, match="no slot of this hub"):
+        link.call("size", (17 << 20,))
+
+
+def test_a_deadline_travels(rig: Rig, link: Link) -> None:
+    deadline = soon()
+    seen = link.call("seen_call", (), deadline=deadline)
+    assert seen["method"] == "seen_call"
+    assert seen["deadline"] == pytest.approx(deadline)
+    with pytest.raises(TimeoutError) as late:
+        link.call("until_cancelled", (), deadline=time.monotonic() + BRIEF)
+    assert late.value.outcome == "may_have_run"
+    with pytest.raises(TimeoutError) as late:
+        link.call("echo", (1,), deadline=time.monotonic() - 1)
+    assert late.value.outcome == "not_started"
+    assert link.call("echo", (2,), deadline=soon()) == 2
+
+
+def test_cancelling(rig: Rig, link: Link, tmp_path: Path) -> None:
+    told = threading.Event()
+    rig.callback(lambda what: told.set(), "told")
+    rig.engine.callbacks_changed()
+    answered = threading.Event()
+    running = link.begin("until_cancelled", (), on_answered=lambda call: answered.set())
+    while link.ping(soon()) < 0:
+        pass
+    assert running.cancel()
+    assert running.done
+    assert not running.cancel()
+    assert answered.wait(PATIENCE)
+    forever = link.begin("forever", ())
+    link.call("sleep", (0.0,))  # on the same loop: it has begun
+    assert forever.cancel()
+    assert told.wait(PATIENCE)
+    # One that waits behind another is never started.
+    gate = tmp_path / "gate"
+    busy = [link.begin("wait_for", (str(gate),)) for _ in range(rig.threads)]  # type: ignore[attr-defined]
+    behind = link.begin("echo", (1,))
+    back = link.begin("echo", (2,))
+    back.withdraw()
+    assert back.wait(soon())
+    with pytest.raises(CallLost) as lost:
+        back.result()
+    assert lost.value.outcome == "not_started"
+    behind.cancel()
+    gate.touch()
+    assert all(call.wait(soon()) for call in busy)
+    assert link.call("echo", (3,), deadline=soon()) == 3
+    assert link.in_flight == 0
+
+
+def test_calling_back_and_forth(rig: Rig, link: Link) -> None:
+    assert link.call("down", (25,), deadline=soon()) == 50
+    assert link.call("depth", (), deadline=soon()) == 0
+
+
+def test_a_death_tells_what_was_not_started(rig: Rig, link: Link) -> None:
+    assert link.call("echo", (1,)) == 1
+    os.kill(link.process.pid, signal.SIGSTOP)  # type: ignore[attr-defined]
+    never = link.begin("echo", (1,))
+    rig.kill(link)
+    assert never.wait(soon())
+    with pytest.raises(CallLost) as lost:
+        never.result()
+    assert lost.value.outcome == "not_started"
+    rig.wait_lost(link)
+    with pytest.raises(CallLost) as lost:
+        link.call("echo", (2,))
+    assert lost.value.outcome == "not_started"
+    # The next life of the id is another link.
+    again = rig.plugin(threads=1)
+    running = again.begin("until_cancelled", ())
+    again.ping(soon())
+    rig.kill(again)
+    assert running.wait(soon())
+    with pytest.raises(CallLost) as lost:
+        running.result()
+    assert lost.value.outcome == "may_have_run"
