@@ -46,7 +46,9 @@ static int add_types(PyObject *module, hub_state *state)
         add_type(module, &bnd_transport_spec, &state->transport_type) < 0 ||
         add_type(module, &bnd_slot_spec, &state->slot_type) < 0 ||
         add_type(module, &bnd_frame_spec, &state->frame_type) < 0 ||
-        add_type(module, &bnd_turn_spec, &state->turn_type) < 0)
+        add_type(module, &bnd_turn_spec, &state->turn_type) < 0 ||
+        add_type(module, &bnd_caller_spec, &state->caller_type) < 0 ||
+        add_type(module, &bnd_callee_spec, &state->callee_type) < 0)
         return -1;
     return 0;
 }
@@ -89,6 +91,8 @@ static int core_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->slot_type);
     Py_VISIT(state->frame_type);
     Py_VISIT(state->turn_type);
+    Py_VISIT(state->caller_type);
+    Py_VISIT(state->callee_type);
     for (int i = 0; i < HUB_ERROR_CLASSES; i++)
         Py_VISIT(state->errors[i]);
     return 0;
@@ -106,6 +110,8 @@ static int core_clear(PyObject *module)
     Py_CLEAR(state->slot_type);
     Py_CLEAR(state->frame_type);
     Py_CLEAR(state->turn_type);
+    Py_CLEAR(state->caller_type);
+    Py_CLEAR(state->callee_type);
     for (int i = 0; i < HUB_ERROR_CLASSES; i++)
         Py_CLEAR(state->errors[i]);
     for (int i = 0; i < HUB_NAME_COUNT; i++)

@@ -437,6 +437,27 @@ PyObject *bnd_plain_encode_method(PyObject *Py_UNUSED(module), PyObject *const *
     return finish(&w, rc, before);
 }
 
+Py_ssize_t bnd_plain_write(PyObject *value, char *data, size_t size)
+{
+    writer w;
+    w.data = w.first;
+    w.length = 0;
+    w.capacity = sizeof w.first;
+    w.limit = size;
+    w.strict = false;
+    w.unfit = false;
+    w.seen_count = 0;
+    w.buffers = NULL;
+    int rc = write_value(&w, value, 0);
+    if (rc < 0)
+        PyErr_Clear(); /* who tries it the long way is told */
+    else
+        memcpy(data, w.data, w.length);
+    if (w.data != w.first)
+        PyMem_Free(w.data);
+    return rc < 0 ? -1 : (Py_ssize_t)w.length;
+}
+
 /* ---- reading ------------------------------------------------------------- */
 typedef struct reader {
     const char *data;
@@ -794,6 +815,14 @@ static PyObject *read_all(reader *r, bool view)
         PyErr_Clear();
         broken(r, "a text that is not UTF-8");
     }
+    return result;
+}
+
+PyObject *bnd_plain_read(PyObject *source, const char *data, size_t length, PyObject *views)
+{
+    reader r = {.data = data, .length = length, .source = source, .views = views};
+    PyObject *result = read_all(&r, false);
+    Py_XDECREF(r.whole);
     return result;
 }
 

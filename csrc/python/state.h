@@ -72,6 +72,8 @@ typedef struct hub_state {
     PyTypeObject *slot_type;
     PyTypeObject *frame_type;
     PyTypeObject *turn_type;
+    PyTypeObject *caller_type;
+    PyTypeObject *callee_type;
     PyObject *errors[HUB_ERROR_CLASSES]; /* row of errors.c's table -> class */
     PyObject *names[HUB_NAME_COUNT];
     /* Dead objects kept for reuse; dead_lock is the GIL's stand-in without one. */
@@ -223,6 +225,8 @@ extern PyType_Spec bnd_transport_spec;
 extern PyType_Spec bnd_slot_spec;
 extern PyType_Spec bnd_frame_spec;
 extern PyType_Spec bnd_turn_spec;
+extern PyType_Spec bnd_caller_spec;
+extern PyType_Spec bnd_callee_spec;
 
 /* The state behind one of our own types (not a subclass); NULL while the
  * interpreter is taking the module apart. */
@@ -296,6 +300,16 @@ void bnd_frame_objects_forget(hub_state *state);
 /* ---- plain.c -------------------------------------------------------------- */
 PyObject *bnd_plain_encode_method(PyObject *module, PyObject *const *args, Py_ssize_t nargs);
 PyObject *bnd_plain_decode_method(PyObject *module, PyObject *const *args, Py_ssize_t nargs);
+/* Into `data`: bytes written; -1 without an exception: it is not plain, or has no room there. */
+Py_ssize_t bnd_plain_write(PyObject *value, char *data, size_t size);
+/* What `data` says, which is the memory of `source`. views: NULL or a set, as for plain_decode. */
+PyObject *bnd_plain_read(PyObject *source, const char *data, size_t length, PyObject *views);
+
+/* ---- turn.c --------------------------------------------------------------- */
+/* The turn, if nobody has it, not even this thread; the same as `with turn` otherwise. */
+bool bnd_turn_take(PyObject *turn);
+/* Give it up; keeps the exception that is set. */
+void bnd_turn_give(PyObject *turn);
 
 /* ---- inspect.c ----------------------------------------------------------- */
 PyObject *bnd_inspect_method(PyObject *module, PyObject *path_or_fd);

@@ -98,6 +98,9 @@ PyObject *bnd_transport_send_many_nowait(TransportObject *, PyObject *const *, P
 PyObject *bnd_transport_post(TransportObject *, PyObject *const *, Py_ssize_t);
 PyObject *bnd_transport_collect(TransportObject *, PyObject *const *, Py_ssize_t);
 PyObject *bnd_transport_collect_all(TransportObject *, PyObject *const *, Py_ssize_t);
+/* A receive has given nothing. 0: the time was up, or a peer of several ended, which the inbox now
+ * tells; -1: the exception stays. */
+int bnd_transport_tell_inbox(TransportObject *self, PyObject *inbox);
 PyObject *bnd_transport_alloc_to(TransportObject *, PyObject *const *, Py_ssize_t);
 PyObject *bnd_transport_interrupt(TransportObject *self, PyObject *unused);
 PyObject *bnd_transport_set_hold_limit(TransportObject *self, PyObject *limit);

@@ -74,7 +74,7 @@ PyObject *bnd_transport_alloc_to(TransportObject *self, PyObject *const *args, P
 /* The exception that is set, if it is of that class, as an object: taken off. Else NULL. */
 static PyObject *take_exception(PyObject *class)
 {
-    if (!PyErr_ExceptionMatches(class))
+    if (!PyErr_Occurred() || !PyErr_ExceptionMatches(class))
         return NULL;
 #if PY_VERSION_HEX >= 0x030C0000
     return PyErr_GetRaisedException();
@@ -90,7 +90,7 @@ static PyObject *take_exception(PyObject *class)
 
 /* A receive has raised. 0: it was the end of one peer of several, told in the inbox, or the
  * time was up. */
-static int tell_inbox(TransportObject *self, PyObject *inbox)
+int bnd_transport_tell_inbox(TransportObject *self, PyObject *inbox)
 {
     PyObject *error = take_exception(PyExc_TimeoutError);
     if (error != NULL) {
@@ -138,7 +138,7 @@ PyObject *bnd_transport_collect(TransportObject *self, PyObject *const *args, Py
         return NULL;
     PyObject *frame = bnd_transport_receive(self, HUB_LOOK, timeout_ns, "collect");
     if (frame == NULL) {
-        if (tell_inbox(self, args[0]) < 0)
+        if (bnd_transport_tell_inbox(self, args[0]) < 0)
             return NULL;
         Py_RETURN_NONE;
     }
@@ -176,7 +176,7 @@ PyObject *bnd_transport_collect_all(TransportObject *self, PyObject *const *args
         PyErr_Clear(); /* frames before news: the next call meets it again */
         rc = PyList_SetSlice(args[0], PY_SSIZE_T_MAX, PY_SSIZE_T_MAX, batch);
     } else {
-        rc = tell_inbox(self, args[0]);
+        rc = bnd_transport_tell_inbox(self, args[0]);
     }
     Py_DECREF(batch);
     if (rc < 0)

@@ -16,8 +16,9 @@ typedef struct TurnObject {
     PyObject_HEAD
     unsigned long owner; /* thread, while depth > 0 */
     unsigned depth;
-    PyObject *queue;   /* list of locks */
-    PyObject *standby; /* a lock, or None */
+    unsigned long streak; /* how often bnd_turn_take gave it */
+    PyObject *queue;      /* list of locks */
+    PyObject *standby;    /* a lock, or None */
 } TurnObject;
 
 PyDoc_STRVAR(turn_doc,
@@ -118,6 +119,39 @@ static PyObject *turn_exit(TurnObject *self, PyObject *const *Py_UNUSED(args),
     Py_RETURN_FALSE;
 }
 
+/* ---- from C -------------------------------------------------------------- */
+bool bnd_turn_take(PyObject *turn)
+{
+    TurnObject *self = (TurnObject *)turn;
+    bool mine;
+    HUB_BEGIN_CRITICAL(self);
+    mine = self->depth == 0;
+    if (mine) {
+        self->owner = PyThread_get_thread_ident();
+        self->depth = 1;
+        self->streak++;
+    }
+    HUB_END_CRITICAL();
+    return mine;
+}
+
+void bnd_turn_give(PyObject *turn)
+{
+    TurnObject *self = (TurnObject *)turn;
+    PyObject *next;
+    HUB_BEGIN_CRITICAL(self);
+    self->depth--;
+    next = take_next(self);
+    HUB_END_CRITICAL();
+    if (next == NULL)
+        return;
+    PyObject *type, *value, *traceback; /* one may be set: it is the caller's */
+    PyErr_Fetch(&type, &value, &traceback);
+    wake(next);
+    PyErr_Restore(type, value, traceback);
+}
+
+/* ---- from Python, on --------------------------------------------------------- */
 static PyObject *turn_join(TurnObject *self, PyObject *lock)
 {
     bool waits;
@@ -153,6 +187,11 @@ static PyObject *turn_get_waiting(TurnObject *self, void *Py_UNUSED(unused))
     return PyLong_FromSsize_t(self->queue != NULL ? PyList_GET_SIZE(self->queue) : 0);
 }
 
+static PyObject *turn_get_streak(TurnObject *self, void *Py_UNUSED(unused))
+{
+    return PyLong_FromUnsignedLong(self->streak);
+}
+
 /* Arm: True, and the lock is released when the turn is free and nobody queues; False: it
  * is free now. */
 static PyObject *turn_stand_by(TurnObject *self, PyObject *lock)
@@ -183,6 +222,8 @@ static PyMethodDef turn_methods[] = {
 
 static PyGetSetDef turn_getset[] = {
     {"taken", (getter)turn_get_taken, NULL, PyDoc_STR("Has any thread the turn?"), NULL},
+    {"streak", (getter)turn_get_streak, NULL,
+     PyDoc_STR("How often a Caller or a Callee has had it; wraps."), NULL},
     {"waiting", (getter)turn_get_waiting, NULL, PyDoc_STR("How many queue."), NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };

@@ -49,7 +49,7 @@ class Endpoint:
         self.transport = transport
         self.server = server
         self.next_id = itertools.count(1).__next__
-        self.reading = Reading(transport, self._dispatch, self._ended, name=name)
+        self.reading = Reading(transport, self.dispatch, self._ended, name=name)
         # Threads that wait in a call here, by the tree of calls that they are in: what is called
         # here within that tree runs on them.
         self.nested: dict[int, list[Waiter]] = {}
@@ -105,7 +105,7 @@ class Endpoint:
 
     # ---- what has come -------------------------------------------------------------------------
 
-    def _dispatch(self, item: Any) -> None:
+    def dispatch(self, item: Any) -> None:
         """One message or death; short, may be repeated with the same (see `_reading`)."""
         if isinstance(item, PeerGoneError):
             self.gone(item)
@@ -136,7 +136,8 @@ class Endpoint:
     def _answered(self, link: Link, frame: Any) -> None:
         call = link.calls.get(frame.message_id)
         if call is None:
-            return  # answered already
+            link.kept(frame)  # or answered already
+            return
         if frame.channel == wire.PONG:
             frame = _as_result(frame)
         call.answer(frame)

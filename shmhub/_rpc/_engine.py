@@ -99,7 +99,7 @@ class Engine(Endpoint):
                 raise HubClosedError(f"open_link({info!r}): the engine is closed")
             links = self._links.setdefault(info.peer_id, [])
             for earlier in links:
-                earlier.closed = True  # its id has a new owner: nothing more must go there
+                earlier.shut()  # its id has a new owner: nothing more must go there
             links.append(link)
         return link
 

@@ -19,6 +19,7 @@ from shmhub._errors import (
     HubTimeoutError,
     PluginMissingMethod,
 )
+from shmhub._native import core
 from shmhub._rpc import _wire as wire
 from shmhub._rpc._call import Call
 from shmhub._rpc._codec import Codec
@@ -52,7 +53,8 @@ class Link(Posting):
         super().__init__(endpoint.transport, peer_id, name, life)
         self.endpoint = endpoint
         self.hello: dict[str, Any] | None = None
-        self.closed = False
+        self._closed = False
+        self._gone: BaseException | None = None  # why it was lost
         self.epoch: int | None = None
         self.codec = codec
         self.settling = threading.Lock()
@@ -65,10 +67,22 @@ class Link(Posting):
         self.uploads: dict[int, list[Any]] = {}  # by call: generators that wait to be read
         self._numbers: dict[str, int] = {}
         self._kinds: dict[str, str] = {}
+        self._callable: dict[str, int] = {}  # the numbers of those that give one value
+        self._caller: Any = None
 
     def __repr__(self) -> str:
         state = "closed" if self.closed else "open" if self.hello is not None else "new"
         return f"<Link to {self.name!r}, {state}, {len(self.calls)} calls>"
+
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
+    def shut(self) -> None:
+        """Let no more calls begin."""
+        self._closed = True
+        if self._caller is not None:
+            self._caller.close()
 
     @property
     def unpickles(self) -> bool:
@@ -84,6 +98,12 @@ class Link(Posting):
         """What the other side offers, from its hello: dicts with name and kind."""
         self._numbers = {one["name"]: number for number, one in enumerate(methods)}
         self._kinds = {one["name"]: one.get("kind", "call") for one in methods}
+        self._callable.clear()
+        self._callable.update(
+            (name, number)
+            for name, number in self._numbers.items()
+            if self._kinds[name] == "call"
+        )
 
     # ---- calling -------------------------------------------------------------------------------
 
@@ -113,6 +133,57 @@ class Link(Posting):
             return call.result()
         finally:
             del call  # see Call.result
+
+    def open_caller(self, on_answered: Callable[[Call], None]) -> Callable[..., Any] | None:
+        """The short way for calls that fit into one message each way; None: there is none.
+
+        Args:
+            on_answered: see `Call`, for those that turn out to be longer.
+
+        Returns:
+            `_core.Caller.call`: a function of the method's name, the tuple of arguments and the
+            deadline. It gives the result; NotImplemented: nothing was sent, use `begin`; or the
+            Call that is to be waited for.
+        """
+        if not self.codec.takes_plain:
+            return None
+
+        def adopt(call_id: int, method: str, frame: Any, error: BaseException | None) -> Call:
+            return self._adopt(Call(self, call_id, method, on_answered=on_answered), frame, error)
+
+        reading = self.endpoint.reading
+        self._caller = core.Caller(
+            self.transport,
+            reading.turn,
+            reading.inbox,
+            self.endpoint.next_id,
+            adopt,
+            self._callable,
+            self.life,
+            self.peer_id,
+        )
+        if self._closed:
+            self._caller.close()
+        call: Callable[..., Any] = self._caller.call
+        return call
+
+    def _adopt(self, call: Call, frame: Any, error: BaseException | None) -> Call:
+        """A call that was sent the short way, and what its caller has met; with the turn."""
+        self.calls[call.message_id] = call
+        if self._closed:  # before it was among the calls that `lose` knows
+            self._lose_call(call, self._gone, frozenset())
+        if error is not None:
+            try:
+                self.endpoint.reading.failed(error)
+            except BaseException as signalled:
+                call.cancel(signalled)  # which `Call.result` raises
+        if frame is not None:
+            self.endpoint.dispatch(frame)
+        return call
+
+    def kept(self, frame: Any) -> bool:
+        """Does a call that was sent the short way wait for this answer, below a signal handler?"""
+        return self._caller is not None and self._caller.keep(frame)
 
     def _give_up(self, call: Call) -> None:
         outcome = "not_started" if call.started is False else "may_have_run"
@@ -367,21 +438,10 @@ class Link(Posting):
 
     def lose(self, gone: BaseException, undelivered: frozenset[int]) -> None:
         """It is over. Calls whose message was never received have not started."""
-        self.closed = True
-        for call_id in list(self.calls):
-            call = self.forget(call_id)
-            if call is None:
-                continue
-            never = call_id in undelivered or call.started is False
-            outcome = "not_started" if never else "may_have_run"
-            call.lose(
-                CallLost(
-                    f"{call.what}: {self.name} is gone ({gone}); the call "
-                    + ("was never received there" if never else "may have run"),
-                    outcome=outcome,
-                    gone=gone,
-                )
-            )
+        self._gone = gone
+        self.shut()
+        for call in list(self.calls.values()):
+            self._lose_call(call, gone, undelivered)
         for one in list(self.running.values()):
             one.cancel()
         for flow in list(self.outflows.values()):
@@ -393,6 +453,23 @@ class Link(Posting):
             stream.end(CallLost(f"{stream.what}: {self.name} is gone ({gone})", gone=gone))
         self.queued.clear()
         self.parts.clear()
+
+
+    def _lose_call(
+        self, call: Call, gone: BaseException | None, undelivered: frozenset[int]
+    ) -> None:
+        call_id = call.message_id
+        if self.forget(call_id) is None:
+            return
+        never = call_id in undelivered or call.started is False
+        call.lose(
+            CallLost(
+                f"{call.what}: {self.name} is gone ({gone}); the call "
+                + ("was never received there" if never else "may have run"),
+                outcome="not_started" if never else "may_have_run",
+                gone=gone,
+            )
+        )
 
 
 def _end_stream(stream: Stream | None, call: Call) -> None:

@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import threading
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from time import monotonic
 from typing import Any, Literal
 
-from shmhub._errors import CodecError, HostGoneError, HubClosedError, PeerGoneError
+from shmhub._errors import (
+    CodecError,
+    HostGoneError,
+    HubClosedError,
+    PeerGoneError,
+    ProtocolViolation,
+)
+from shmhub._native import core
 from shmhub._rpc import _wire as wire
 from shmhub._rpc._codec import Codec, get_codec
-from shmhub._rpc._current import current
+from shmhub._rpc._current import CurrentCall, current
 from shmhub._rpc._endpoint import Endpoint, decode_plain
 from shmhub._rpc._link import Link
 from shmhub._rpc._payload import encode
 from shmhub._rpc._pool import Workers
-from shmhub._rpc._reading import Waiter
+from shmhub._rpc._reading import ENDS, Waiter
 from shmhub._rpc._server import Server
 from shmhub._transport import HubPeerTransport
 from shmhub._version import __version__
@@ -59,6 +68,7 @@ class PeerEngine(Endpoint):
         self.host = Link(self, 0, "host", life=wire.FROM_PEER, codec=get_codec(codec))
         self._hello = hello or {}
         self._life: int | None = None
+        self._short: Any = None
         self._work = Waiter()
         self._work.tasks = deque()
         self._nesting = threading.Lock()
@@ -84,9 +94,15 @@ class PeerEngine(Endpoint):
         tasks = work.tasks
         assert tasks is not None
         link, execute, wait = self.host, self.server.execute, self.reading.wait
+        serve = self._callee(tasks) if self._workers is None else None
         while not work.done:
             while tasks:
                 execute(link, tasks.popleft())
+            if serve is not None:
+                try:
+                    serve()
+                except (*ENDS, ProtocolViolation) as error:
+                    self.reading.failed(error)
             wait(work, None)  # dispatched with the turn: a cancel must not overtake its call
             if self.reading.ended is not None:
                 break
@@ -98,6 +114,47 @@ class PeerEngine(Endpoint):
             self._workers.close()
         self.close_threads(None)
         return self._why or "gone"
+
+    def _callee(self, tasks: deque[Any]) -> Callable[[], None] | None:
+        """The short way for calls that fit into one message each way; None: there is none."""
+        link, server = self.host, self.server
+        if not link.codec.takes_plain:
+            return None
+
+        def make_call(number: int, call_id: int, deadline: float | None, tree: int) -> CurrentCall:
+            return CurrentCall(link, server.table[number].name, call_id, deadline, tree)
+
+        def raised(
+            call: CurrentCall, number: int, error: BaseException, args: tuple[Any, ...]
+        ) -> None:
+            server.answer_raised(link, call, server.table[number], error, args)
+
+        def execute(frame: Any) -> None:
+            link.queued[frame.message_id] = frame
+            server.execute(link, frame)
+
+        self._short = core.Callee(
+            self.transport,
+            self.reading.turn,
+            self.reading.inbox,
+            tuple(
+                None if one.is_async or one.kind != "call" else (one.function, one.views or None)
+                for one in server.table
+            ),
+            self._work,
+            tasks,
+            self.nested,
+            link.running,
+            current,
+            make_call,
+            functools.partial(server.answer, link),
+            raised,
+            execute,
+        )
+        if self._life is not None:
+            self._short.set_life(self._life)
+        serve: Callable[[], None] = self._short.serve
+        return serve
 
     def start(self) -> None:
         """Say hello and let the lookout begin; `run` does it."""
@@ -131,6 +188,8 @@ class PeerEngine(Endpoint):
             welcome = decode_plain(link, frame)
             link.set_methods(welcome["callbacks"])
             self._life = welcome["life"]
+            if self._short is not None:
+                self._short.set_life(self._life)
         except (CodecError, KeyError, TypeError) as error:
             logger.error("the host's welcome cannot be read: %s", error)
             return

@@ -101,7 +101,7 @@ class Reading:
         self._dispatch = dispatch
         self._on_end = on_end
         self._end_lock = threading.Lock()
-        self.turns = 0  # how often anybody but the lookout has read
+        self.turns = 0  # how often `wait` has read
         self._soon: deque[Callable[[], None]] = deque()
         self._interrupt = transport.interrupt
         self.unattended: set[int] = set()  # calls that nobody waits for: the lookout reads on
@@ -131,6 +131,10 @@ class Reading:
                         return frame
             if not mine:
                 self._sleep(waiter, deadline)
+            elif turn.taken:
+                # Ours still, when this runs in a signal handler: whoever receives below it must
+                # look again, for we may have dealt with what it waits for.
+                self._interrupt()
             if deadline is not None and monotonic() >= deadline:
                 return None
         return None
@@ -151,11 +155,8 @@ class Reading:
                     return None
             try:
                 frame = self.collect(self.inbox, channel, message_id, timeout)
-            except ENDS as error:
-                self.end(error)
-                return None
-            except ProtocolViolation as error:  # that peer is quarantined; the others go on
-                logger.error("%s", error)
+            except (*ENDS, ProtocolViolation) as error:
+                self.failed(error)
                 continue
             if frame is not None:
                 return frame
@@ -199,6 +200,15 @@ class Reading:
         self._on_end(error)
         self.kick()
 
+    def failed(self, error: BaseException) -> None:
+        """What a receive has raised, if it is about the transport; anything else is raised."""
+        if isinstance(error, ENDS):
+            self.end(error)
+        elif isinstance(error, ProtocolViolation):  # that peer is quarantined; the others go on
+            logger.error("%s", error)
+        else:
+            raise error
+
     # ---- the lookout ---------------------------------------------------------------------------
 
     def start(self) -> None:
@@ -236,11 +246,11 @@ class Reading:
             self._lookout.join(timeout)
 
     def _look_out(self) -> None:
-        seen = -1
+        seen = (-1, 0)
         while self.ended is None:
             self._do_soon()
-            if self.turns != seen and not self.unattended:
-                seen = self.turns
+            if self._read_count() != seen and not self.unattended:
+                seen = self._read_count()
                 self._park.acquire(True, GRACE)
                 continue
             with self.turn as mine:
@@ -250,9 +260,13 @@ class Reading:
                 # Somebody queued, and was woken just now: let it have the turn.
                 self._park.acquire(True, GRACE)
             else:
-                seen = self.turns
+                seen = self._read_count()
                 if self.turn.stand_by(self._park) and self.ended is None:
                     self._park.acquire()
+
+    def _read_count(self) -> tuple[int, int]:
+        """Changes when anybody but the lookout reads."""
+        return self.turns, self.turn.streak
 
     def _read_for_others(self) -> None:
         """Until one of them would rather read itself."""

@@ -307,6 +307,25 @@ class Server:
         """A stream has ended well."""
         link.tell(wire.END, call.id)
 
+    # ---- calls that were run the short way (_core.Callee) --------------------------------------
+
+    def answer(self, link: Link, call: CurrentCall, value: Any) -> None:
+        """What the method gave, when it is more than one small message."""
+        self._answer(link, call, value)
+
+    def answer_raised(
+        self,
+        link: Link,
+        call: CurrentCall,
+        method: Method,
+        error: BaseException,
+        args: tuple[Any, ...],
+    ) -> None:
+        """What it raised; no frame of ours is in its traceback."""
+        self._raised(link, call, method, error, args, {}, frames=0)
+        if isinstance(error, GeneratorExit):
+            raise error
+
     # ---- answers -------------------------------------------------------------------------------
 
     def _answer(self, link: Link, call: CurrentCall, value: Any, *, wait: bool = True) -> bool:
@@ -338,16 +357,20 @@ class Server:
         error: BaseException,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
+        *,
+        frames: int = OWN_FRAMES,
     ) -> None:
         reason = None
         trace = error.__traceback__
-        if type(error) is TypeError and trace is not None and trace.tb_next is None:
+        if frames:
+            trace = None if trace is None else trace.tb_next
+        if type(error) is TypeError and trace is None:
             error = _with_signature(error, method, args, kwargs)
             reason = wire.ARGUMENTS
         if call.answered:
             logger.error("notification %s failed", method.name, exc_info=error)
             return
-        self._fail(link, call.id, error, reason, False, frames=OWN_FRAMES)
+        self._fail(link, call.id, error, reason, False, frames=frames)
 
     def _fail(
         self,

@@ -159,19 +159,26 @@ class Group:
         view: bool,
     ) -> Any:
         link = channel.link
+        call: Any = NotImplemented
         try:
-            call = link.begin(
-                method,
-                args,
-                kwargs,
-                deadline=deadline,
-                view=view,
-                on_answered=channel.freed,
-                attended=True,
-            )
+            if channel.exchange is not None and not (kwargs or view or self.keep_times):
+                call = channel.exchange(method, args, deadline)
+            if call is NotImplemented:
+                call = link.begin(
+                    method,
+                    args,
+                    kwargs,
+                    deadline=deadline,
+                    view=view,
+                    on_answered=channel.freed,
+                    attended=True,
+                )
         except BaseException:
             self._free(channel, None)
             raise
+        if type(call) is not Call:  # its result already
+            self._free(channel, None)
+            return call
         if self.keep_times:
             with self.lock:
                 if not call.answered:
