@@ -20,7 +20,7 @@ typedef struct CallerObject {
     PyObject *turn;
     PyObject *inbox;   /* list: what was received and nobody has dealt with */
     PyObject *next_id; /* callable */
-    PyObject *adopt;   /* callable: (id, method, frame or None, exception or None) -> Call */
+    PyObject *adopt;   /* callable: (id, method, frame or None, exception or None, counted) -> Call */
     PyObject *numbers; /* dict: name of a method -> its number */
     uint64_t life;     /* the bits of a message id that are the link's */
     uint32_t to;
@@ -156,7 +156,8 @@ static PyObject *simple_value(PyObject *frame)
 }
 
 /* Python's from here on; still with the turn. */
-static PyObject *hand_over(CallerObject *self, uint64_t id, PyObject *method, PyObject *frame)
+static PyObject *hand_over(CallerObject *self, uint64_t id, PyObject *method, PyObject *frame,
+                           bool counted)
 {
     PyObject *type, *error, *traceback;
     PyErr_Fetch(&type, &error, &traceback);
@@ -170,7 +171,8 @@ static PyObject *hand_over(CallerObject *self, uint64_t id, PyObject *method, Py
                          ? NULL
                          : PyObject_CallFunctionObjArgs(self->adopt, number, method,
                                                         frame != NULL ? frame : Py_None,
-                                                        error != NULL ? error : Py_None, NULL);
+                                                        error != NULL ? error : Py_None,
+                                                        counted ? Py_True : Py_False, NULL);
     Py_XDECREF(number);
     Py_XDECREF(type);
     Py_XDECREF(error);
@@ -178,9 +180,9 @@ static PyObject *hand_over(CallerObject *self, uint64_t id, PyObject *method, Py
     return call;
 }
 
-/* The answer to what was sent, or the Call that waits for it. */
+/* The answer to what was sent, or the Call that waits for it (*adopted). */
 static PyObject *await_answer(CallerObject *self, uint64_t id, PyObject *method,
-                              int64_t timeout_ns)
+                              int64_t timeout_ns, bool counted, bool *adopted)
 {
     self->waits_for = id;
     PyObject *frame = bnd_transport_receive(self->transport, HUB_LOOK, timeout_ns, "collect");
@@ -188,8 +190,10 @@ static PyObject *await_answer(CallerObject *self, uint64_t id, PyObject *method,
     if (frame != NULL && !is_answer_to(frame, id)) {
         int rc = PyList_Append(self->inbox, frame);
         Py_CLEAR(frame);
-        if (rc < 0)
-            return hand_over(self, id, method, NULL);
+        if (rc < 0) {
+            *adopted = true;
+            return hand_over(self, id, method, NULL, counted);
+        }
     } else if (frame == NULL) {
         (void)bnd_transport_tell_inbox(self->transport, self->inbox);
     }
@@ -198,19 +202,20 @@ static PyObject *await_answer(CallerObject *self, uint64_t id, PyObject *method,
         self->kept = NULL;
     }
     PyObject *result = frame != NULL && !PyErr_Occurred() ? simple_value(frame) : NULL;
-    if (result == NULL)
-        result = hand_over(self, id, method, frame);
+    if (result == NULL) {
+        *adopted = true;
+        result = hand_over(self, id, method, frame, counted);
+    }
     Py_XDECREF(frame);
     return result;
 }
 
-static PyObject *caller_call(CallerObject *self, PyObject *const *args, Py_ssize_t nargs)
+PyObject *bnd_caller_exchange(PyObject *caller, PyObject *method, PyObject *args,
+                              int64_t deadline_ns, bool counted, bool *adopted)
 {
-    int64_t deadline_ns, timeout_ns = HUB_TIMEOUT_NONE;
-    if (nargs != 3 || !PyTuple_CheckExact(args[1]))
-        return PyErr_Format(PyExc_TypeError, "call() takes a name, a tuple and a deadline");
-    if (bnd_arg_deadline(args[2], &deadline_ns) < 0)
-        return NULL;
+    CallerObject *self = (CallerObject *)caller;
+    int64_t timeout_ns = HUB_TIMEOUT_NONE;
+    *adopted = false;
     if (deadline_ns != 0) {
         timeout_ns = deadline_ns - hub_clock_ns();
         if (timeout_ns <= 0)
@@ -220,12 +225,23 @@ static PyObject *caller_call(CallerObject *self, PyObject *const *args, Py_ssize
         Py_RETURN_NOTIMPLEMENTED;
     PyObject *result = NULL;
     hub_message message;
-    if (send_call(self, args[0], args[1], deadline_ns, &message) == 0)
-        result = await_answer(self, message.message_id, args[0], timeout_ns);
+    if (send_call(self, method, args, deadline_ns, &message) == 0)
+        result = await_answer(self, message.message_id, method, timeout_ns, counted, adopted);
     else if (!PyErr_Occurred())
         result = Py_NewRef(Py_NotImplemented);
     bnd_turn_give(self->turn);
     return result;
+}
+
+static PyObject *caller_call(CallerObject *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    int64_t deadline_ns;
+    bool adopted;
+    if (nargs != 3 || !PyTuple_CheckExact(args[1]))
+        return PyErr_Format(PyExc_TypeError, "call() takes a name, a tuple and a deadline");
+    if (bnd_arg_deadline(args[2], &deadline_ns) < 0)
+        return NULL;
+    return bnd_caller_exchange((PyObject *)self, args[0], args[1], deadline_ns, true, &adopted);
 }
 
 static PyObject *caller_keep(CallerObject *self, PyObject *frame)

@@ -48,7 +48,8 @@ static int add_types(PyObject *module, hub_state *state)
         add_type(module, &bnd_frame_spec, &state->frame_type) < 0 ||
         add_type(module, &bnd_turn_spec, &state->turn_type) < 0 ||
         add_type(module, &bnd_caller_spec, &state->caller_type) < 0 ||
-        add_type(module, &bnd_callee_spec, &state->callee_type) < 0)
+        add_type(module, &bnd_callee_spec, &state->callee_type) < 0 ||
+        add_type(module, &bnd_gate_spec, &state->gate_type) < 0)
         return -1;
     return 0;
 }
@@ -93,6 +94,7 @@ static int core_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->turn_type);
     Py_VISIT(state->caller_type);
     Py_VISIT(state->callee_type);
+    Py_VISIT(state->gate_type);
     for (int i = 0; i < HUB_ERROR_CLASSES; i++)
         Py_VISIT(state->errors[i]);
     return 0;
@@ -112,6 +114,7 @@ static int core_clear(PyObject *module)
     Py_CLEAR(state->turn_type);
     Py_CLEAR(state->caller_type);
     Py_CLEAR(state->callee_type);
+    Py_CLEAR(state->gate_type);
     for (int i = 0; i < HUB_ERROR_CLASSES; i++)
         Py_CLEAR(state->errors[i]);
     for (int i = 0; i < HUB_NAME_COUNT; i++)

@@ -74,6 +74,7 @@ typedef struct hub_state {
     PyTypeObject *turn_type;
     PyTypeObject *caller_type;
     PyTypeObject *callee_type;
+    PyTypeObject *gate_type;
     PyObject *errors[HUB_ERROR_CLASSES]; /* row of errors.c's table -> class */
     PyObject *names[HUB_NAME_COUNT];
     /* Dead objects kept for reuse; dead_lock is the GIL's stand-in without one. */
@@ -227,6 +228,7 @@ extern PyType_Spec bnd_frame_spec;
 extern PyType_Spec bnd_turn_spec;
 extern PyType_Spec bnd_caller_spec;
 extern PyType_Spec bnd_callee_spec;
+extern PyType_Spec bnd_gate_spec;
 
 /* The state behind one of our own types (not a subclass); NULL while the
  * interpreter is taking the module apart. */
@@ -310,6 +312,12 @@ PyObject *bnd_plain_read(PyObject *source, const char *data, size_t length, PyOb
 bool bnd_turn_take(PyObject *turn);
 /* Give it up; keeps the exception that is set. */
 void bnd_turn_give(PyObject *turn);
+
+/* ---- caller.c ------------------------------------------------------------- */
+/* What Caller.call() does. counted: the caller's place is counted by Python already; *adopted:
+ * what it gives is what `adopt` made of the call. */
+PyObject *bnd_caller_exchange(PyObject *caller, PyObject *method, PyObject *args,
+                              int64_t deadline_ns, bool counted, bool *adopted);
 
 /* ---- inspect.c ----------------------------------------------------------- */
 PyObject *bnd_inspect_method(PyObject *module, PyObject *path_or_fd);

@@ -134,21 +134,29 @@ class Link(Posting):
         finally:
             del call  # see Call.result
 
-    def open_caller(self, on_answered: Callable[[Call], None]) -> Callable[..., Any] | None:
+    def open_caller(
+        self, on_answered: Callable[[Call], None], on_adopted: Callable[[], None]
+    ) -> Any:
         """The short way for calls that fit into one message each way; None: there is none.
 
         Args:
             on_answered: see `Call`, for those that turn out to be longer.
+            on_adopted: called before that where a `_core.Gate` let the call in, which counts it
+                no more.
 
         Returns:
-            `_core.Caller.call`: a function of the method's name, the tuple of arguments and the
-            deadline. It gives the result; NotImplemented: nothing was sent, use `begin`; or the
+            a `_core.Caller`. Its `call` takes the method's name, the tuple of arguments and the
+            deadline, and gives the result; NotImplemented: nothing was sent, use `begin`; or the
             Call that is to be waited for.
         """
         if not self.codec.takes_plain:
             return None
 
-        def adopt(call_id: int, method: str, frame: Any, error: BaseException | None) -> Call:
+        def adopt(
+            call_id: int, method: str, frame: Any, error: BaseException | None, counted: bool
+        ) -> Call:
+            if not counted:
+                on_adopted()
             return self._adopt(Call(self, call_id, method, on_answered=on_answered), frame, error)
 
         reading = self.endpoint.reading
@@ -164,8 +172,7 @@ class Link(Posting):
         )
         if self._closed:
             self._caller.close()
-        call: Callable[..., Any] = self._caller.call
-        return call
+        return self._caller
 
     def _adopt(self, call: Call, frame: Any, error: BaseException | None) -> Call:
         """A call that was sent the short way, and what its caller has met; with the turn."""

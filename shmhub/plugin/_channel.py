@@ -60,13 +60,18 @@ class Channel:
         self.last_moment = 0.0  # of an answer, or of the first call after idling
         self.exit: Exit | None = None
         self.freed: Callable[[Call], None] | None = None  # by the group
-        # See `Link.open_caller`; None: there is no short way.
-        self.exchange = link.open_caller(self._freed)
+        self.taken: Callable[[], None] | None = None  # by the group
+        # The short way; see `Link.open_caller`.
+        self.caller = link.open_caller(self._freed, self._taken)
         self.mourners: list[tuple[CallFuture, CallLost]] | None = []
 
     def _freed(self, call: Call) -> None:
         if self.freed is not None:
             self.freed(call)
+
+    def _taken(self) -> None:
+        if self.taken is not None:
+            self.taken()
 
     def measure(self, now: float) -> None:
         """A call was answered: reckon how much to send ahead."""

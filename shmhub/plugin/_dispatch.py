@@ -23,6 +23,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from shmhub._errors import HubForkedError, HubTimeoutError, QueueFullError, WouldBlockError
+from shmhub._native import core
 from shmhub._rpc import Call, CallLost, CurrentCall
 from shmhub._rpc._current import current
 from shmhub.plugin._channel import Channel
@@ -79,6 +80,7 @@ class Group:
         self._expiry = Expiry(self)
         self._take_back = TakeBack(self)
         self._kin = Kin(self.channels)
+        self.gate = core.Gate(self.pending, current, self._finish, self._settled)
 
     # Calls
 
@@ -161,8 +163,8 @@ class Group:
         link = channel.link
         call: Any = NotImplemented
         try:
-            if channel.exchange is not None and not (kwargs or view or self.keep_times):
-                call = channel.exchange(method, args, deadline)
+            if channel.caller is not None and not (kwargs or view or self.keep_times):
+                call = channel.caller.call(method, args, deadline)
             if call is NotImplemented:
                 call = link.begin(
                     method,
@@ -179,12 +181,18 @@ class Group:
         if type(call) is not Call:  # its result already
             self._free(channel, None)
             return call
+        return self._attend(channel, call, method, deadline)
+
+    def _attend(
+        self, channel: Channel, call: Call, method: str, deadline: float | None
+    ) -> Any:
+        """Wait for a call that was sent."""
         if self.keep_times:
             with self.lock:
                 if not call.answered:
                     channel.direct[call] = time.monotonic()
         try:
-            link.wait_for(call, deadline)
+            channel.link.wait_for(call, deadline)
             if not call.done:
                 call.cancel(
                     HubTimeoutError(
@@ -197,6 +205,42 @@ class Group:
             call.cancel()
             raise
         return call.result()
+
+    # Past the queue: see _core.Gate
+
+    def _finish(
+        self,
+        channel: Channel,
+        call: Call,
+        method: str,
+        args: tuple[Any, ...],
+        deadline: float | None,
+    ) -> Any:
+        """The rest of a call that the gate let in, and that is not one message each way."""
+        try:
+            return self._attend(channel, call, method, deadline)
+        except CallLost as lost:
+            future = self.make(method, args, {}, deadline, False, None)
+            self.mourn(channel, future, lost)
+        return self.wait(future)
+
+    def _take(self, channel: Channel) -> None:
+        """A call that the gate let in is a `Call` from now on, and counted like any other."""
+        with self.lock:
+            channel.in_flight += 1
+
+    def _settled(self, channel: Channel) -> None:
+        """A call that the gate let in has ended, and somebody waits for that."""
+        with self.lock:
+            self._has_room(channel)
+
+    def _set_gate(self) -> None:
+        """After the channels, or whether calls are taken, have changed. Called with the lock."""
+        alone = self.channels[0] if len(self.channels) == 1 else None
+        if alone is None or alone.caller is None or self.refusal is not None or self.keep_times:
+            self.gate.close()
+        else:
+            self.gate.open(alone.caller, alone)
 
     def _free(self, channel: Channel, call: Call | None) -> None:
         """A call without a Future was answered, or could not be sent."""
@@ -242,8 +286,9 @@ class Group:
             if self.refusal is not None:
                 raise self._why_not()
             channel = self._kin.of(within) if within is not None else None
+            busy = self.gate.busy
             if channel is None and not self.pending:
-                channel = self._idlest(prefetch=True)
+                channel = self._idlest(prefetch=True, busy=busy)
             if channel is None:
                 if self.max_pending is not None and len(self.pending) >= self.max_pending:
                     raise QueueFullError(
@@ -254,6 +299,8 @@ class Group:
                 self.pending.append(future)
                 if self._sender is None:
                     self._start_sender()
+                if busy is not None and self.gate.busy is None:
+                    self._wake.release()  # its call may have ended without seeing this one
             else:
                 self._assign(channel, future)
         if future.deadline is not None:
@@ -331,10 +378,12 @@ class Group:
 
     # Sending
 
-    def _idlest(self, *, prefetch: bool) -> Channel | None:
+    def _idlest(self, *, prefetch: bool, busy: Channel | None = None) -> Channel | None:
         best, least = None, 0
+        if busy is None:
+            busy = self.gate.busy
         for channel in self.channels:
-            load = channel.in_flight
+            load = channel.in_flight + (channel is busy)
             room = channel.room() if prefetch and load >= channel.threads else channel.threads
             if load < room and (best is None or load - channel.threads < least):
                 best, least = channel, load - channel.threads
@@ -479,8 +528,10 @@ class Group:
     def add(self, channel: Channel) -> None:
         """A replica is ready."""
         channel.freed = lambda call: self._free(channel, call)
+        channel.taken = lambda: self._take(channel)
         with self.lock:
             self.channels.append(channel)
+            self._set_gate()
             self._wake.release()
             self.changed.notify_all()
 
@@ -489,6 +540,7 @@ class Group:
         with self.lock:
             if channel in self.channels:
                 self.channels.remove(channel)
+                self._set_gate()
                 if channel.in_flight:
                     self._parting.add(channel)
             self.changed.notify_all()
@@ -571,6 +623,7 @@ class Group:
         with self.lock:
             if self.refusal is None:
                 self.refusal = error
+            self._set_gate()
             dropped = list(self.pending) if pending else []
             if pending:
                 self.pending.clear()
@@ -582,18 +635,28 @@ class Group:
         """Take calls again."""
         with self.lock:
             self.refusal = None
+            self._set_gate()
 
     def wait_drained(self, deadline: float | None) -> bool:
         """Wait until no call is waiting or under way; False: the time is over."""
         with self.changed:
             self._drainers += 1
+            self.gate.watchers += 1
             try:
                 return self.changed.wait_for(
-                    lambda: not self.pending and not any(one.in_flight for one in self._all()),
+                    self._drained,
                     None if deadline is None else max(0.0, deadline - time.monotonic()),
                 )
             finally:
                 self._drainers -= 1
+                self.gate.watchers -= 1
+
+    def _drained(self) -> bool:
+        return not (
+            self.pending
+            or self.gate.busy is not None
+            or any(one.in_flight for one in self._all())
+        )
 
     def cancel_all(self) -> None:
         """Cancel every call that has a Future."""
@@ -616,6 +679,7 @@ class Group:
         self.lock = threading.Lock()
         self.changed = threading.Condition(self.lock)
         self.channels.clear()
+        self.gate.close()
         self.pending = deque()
         self.refusal = HubForkedError(
             f"plugin {self.name!r} belongs to the process that this one was forked from; make a "

@@ -316,11 +316,19 @@ class PluginHandle:
             bound: Callable[..., Any] = opening
         else:
             call = group.call
+            past = group.gate.call
 
             def calling(*args: Any, **kwargs: Any) -> Any:
+                if not kwargs:
+                    value = past(name, args, timeout)
+                    if value is not NotImplemented:
+                        return value
                 return call(name, args, kwargs, timeout, view, retry)
 
-            bound = calling
+            def calling_its_way(*args: Any, **kwargs: Any) -> Any:
+                return call(name, args, kwargs, timeout, view, retry)
+
+            bound = calling_its_way if view or retry is not None else calling
         bound.__name__ = name
         bound.__qualname__ = f"{self.name}.{name}"
         bound.__doc__ = methods[name].get("doc") or None
