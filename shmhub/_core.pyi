@@ -1,6 +1,8 @@
 """The C core as Python sees it: private, see the public classes that derive from these types."""
 
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence, Set
+from contextvars import ContextVar
 from types import TracebackType
 from typing import Any, Literal, Protocol, Self, TypeAlias, TypedDict, final
 
@@ -201,6 +203,10 @@ class Turn:
     @property
     def taken(self) -> bool: ...
     @property
+    def mine(self) -> bool: ...
+    @property
+    def streak(self) -> int: ...
+    @property
     def waiting(self) -> int: ...
     def join(self, lock: _Lock, /) -> bool: ...
     def leave(self, lock: _Lock, /) -> None: ...
@@ -213,6 +219,65 @@ class Turn:
         traceback: TracebackType | None,
         /,
     ) -> None: ...
+
+@final
+class Caller:
+    """Makes the simple calls of one link."""
+
+    def __init__(
+        self,
+        transport: Transport,
+        turn: Turn,
+        inbox: list[Any],
+        next_id: Callable[[], int],
+        adopt: Callable[[int, str, Frame | None, BaseException | None, bool], Any],
+        numbers: dict[str, int],
+        life: int,
+        to: int,
+    ) -> None: ...
+    def call(self, method: str, args: tuple[Any, ...], deadline: float | None, /) -> Any: ...
+    def close(self) -> None: ...
+
+@final
+class Callee:
+    """Executes the simple calls of one link."""
+
+    def __init__(
+        self,
+        transport: Transport,
+        turn: Turn,
+        inbox: list[Any],
+        table: tuple[tuple[Callable[..., Any], Any] | None, ...],
+        waiter: Any,
+        tasks: deque[Any],
+        nested: dict[int, Any],
+        running: dict[int, Any],
+        current: ContextVar[Any],
+        make_call: Callable[[int, int, float | None, int], Any],
+        answer: Callable[[Any, Any], None],
+        raised: Callable[[Any, int, BaseException, tuple[Any, ...]], None],
+        execute: Callable[[Frame], None],
+    ) -> None: ...
+    def serve(self) -> None: ...
+    def set_life(self, life: int, /) -> None: ...
+
+@final
+class Gate:
+    """Lets calls past the queue of a plugin with one idle replica."""
+
+    watchers: int
+    def __init__(
+        self,
+        pending: deque[Any],
+        current: ContextVar[Any],
+        finish: Callable[[Any, Any, str, tuple[Any, ...], float | None], Any],
+        settled: Callable[[Any], None],
+    ) -> None: ...
+    @property
+    def busy(self) -> Any: ...
+    def open(self, caller: Caller, channel: Any, /) -> None: ...
+    def close(self) -> None: ...
+    def call(self, method: str, args: tuple[Any, ...], timeout: float | None, /) -> Any: ...
 
 @disjoint_base
 class Transport:

@@ -6,13 +6,10 @@
  * NotImplemented; afterwards by `adopt`, which makes a Call of it that all threads can find,
  * while the turn is still held.
  *
- * While this thread waits a signal handler may run, make calls of its own, and so receive in our
- * place (the turn is its thread's): the handler's dispatching brings what is ours by keep(), and
- * `Reading` interrupts our receive when it is done. */
-#include "transport.h"
-
-/* What RPC's messages say (shmhub/_rpc/_wire.py, which a test compares). */
+ * While this thread waits, a signal handler may run; if that calls a plugin it is refused
+ * (`Group.wait`), for what it would receive in our place nobody would give us. */
 #include "rpc_wire.h"
+#include "transport.h"
 
 typedef struct CallerObject {
     PyObject_HEAD
@@ -25,8 +22,6 @@ typedef struct CallerObject {
     uint64_t life;     /* the bits of a message id that are the link's */
     uint32_t to;
     bool closed;
-    uint64_t waits_for; /* message id; 0: for none */
-    PyObject *kept;     /* the frame that a handler has received for us, or NULL */
 } CallerObject;
 
 PyDoc_STRVAR(caller_doc,
@@ -68,7 +63,6 @@ static int caller_traverse(CallerObject *self, visitproc visit, void *arg)
     Py_VISIT(self->next_id);
     Py_VISIT(self->adopt);
     Py_VISIT(self->numbers);
-    Py_VISIT(self->kept);
     return 0;
 }
 
@@ -80,7 +74,6 @@ static int caller_clear(CallerObject *self)
     Py_CLEAR(self->next_id);
     Py_CLEAR(self->adopt);
     Py_CLEAR(self->numbers);
-    Py_CLEAR(self->kept);
     return 0;
 }
 
@@ -184,9 +177,7 @@ static PyObject *hand_over(CallerObject *self, uint64_t id, PyObject *method, Py
 static PyObject *await_answer(CallerObject *self, uint64_t id, PyObject *method,
                               int64_t timeout_ns, bool counted, bool *adopted)
 {
-    self->waits_for = id;
     PyObject *frame = bnd_transport_receive(self->transport, HUB_LOOK, timeout_ns, "collect");
-    self->waits_for = 0;
     if (frame != NULL && !is_answer_to(frame, id)) {
         int rc = PyList_Append(self->inbox, frame);
         Py_CLEAR(frame);
@@ -196,10 +187,6 @@ static PyObject *await_answer(CallerObject *self, uint64_t id, PyObject *method,
         }
     } else if (frame == NULL) {
         (void)bnd_transport_tell_inbox(self->transport, self->inbox);
-    }
-    if (self->kept != NULL) {
-        Py_XSETREF(frame, self->kept);
-        self->kept = NULL;
     }
     PyObject *result = frame != NULL && !PyErr_Occurred() ? simple_value(frame) : NULL;
     if (result == NULL) {
@@ -244,15 +231,6 @@ static PyObject *caller_call(CallerObject *self, PyObject *const *args, Py_ssize
     return bnd_caller_exchange((PyObject *)self, args[0], args[1], deadline_ns, true, &adopted);
 }
 
-static PyObject *caller_keep(CallerObject *self, PyObject *frame)
-{
-    if (!Py_IS_TYPE(frame, self->transport->state->frame_type) || self->waits_for == 0 ||
-        ((FrameObject *)frame)->frame.message.message_id != self->waits_for)
-        Py_RETURN_FALSE;
-    Py_XSETREF(self->kept, Py_NewRef(frame));
-    Py_RETURN_TRUE;
-}
-
 static PyObject *caller_close(CallerObject *self, PyObject *Py_UNUSED(unused))
 {
     self->closed = true;
@@ -265,9 +243,6 @@ static PyMethodDef caller_methods[] = {
                "Call and wait. What came back; NotImplemented: it is not so simple, and nothing was\n"
                "sent; what `adopt` made of it: it was sent, and its answer is still to be waited\n"
                "for. deadline: monotonic seconds, or None.")},
-    {"keep", (PyCFunction)caller_keep, METH_O,
-     PyDoc_STR("keep($self, frame, /)\n--\n\n"
-               "A signal handler has received what a call() below it may wait for: whether it does.")},
     {"close", (PyCFunction)caller_close, METH_NOARGS,
      PyDoc_STR("close($self, /)\n--\n\nSend nothing more.")},
     {NULL, NULL, 0, NULL},

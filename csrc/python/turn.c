@@ -182,6 +182,11 @@ static PyObject *turn_get_taken(TurnObject *self, void *Py_UNUSED(unused))
     return PyBool_FromLong(self->depth > 0);
 }
 
+static PyObject *turn_get_mine(TurnObject *self, void *Py_UNUSED(unused))
+{
+    return PyBool_FromLong(self->depth > 0 && self->owner == PyThread_get_thread_ident());
+}
+
 static PyObject *turn_get_waiting(TurnObject *self, void *Py_UNUSED(unused))
 {
     return PyLong_FromSsize_t(self->queue != NULL ? PyList_GET_SIZE(self->queue) : 0);
@@ -222,6 +227,8 @@ static PyMethodDef turn_methods[] = {
 
 static PyGetSetDef turn_getset[] = {
     {"taken", (getter)turn_get_taken, NULL, PyDoc_STR("Has any thread the turn?"), NULL},
+    {"mine", (getter)turn_get_mine, NULL,
+     PyDoc_STR("Has this thread the turn: below a signal handler, say?"), NULL},
     {"streak", (getter)turn_get_streak, NULL,
      PyDoc_STR("How often a Caller or a Callee has had it; wraps."), NULL},
     {"waiting", (getter)turn_get_waiting, NULL, PyDoc_STR("How many queue."), NULL},

@@ -136,8 +136,7 @@ class Endpoint:
     def _answered(self, link: Link, frame: Any) -> None:
         call = link.calls.get(frame.message_id)
         if call is None:
-            link.kept(frame)  # or answered already
-            return
+            return  # answered already
         if frame.channel == wire.PONG:
             frame = _as_result(frame)
         call.answer(frame)

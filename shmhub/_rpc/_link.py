@@ -100,9 +100,7 @@ class Link(Posting):
         self._kinds = {one["name"]: one.get("kind", "call") for one in methods}
         self._callable.clear()
         self._callable.update(
-            (name, number)
-            for name, number in self._numbers.items()
-            if self._kinds[name] == "call"
+            (name, number) for name, number in self._numbers.items() if self._kinds[name] == "call"
         )
 
     # ---- calling -------------------------------------------------------------------------------
@@ -187,10 +185,6 @@ class Link(Posting):
         if frame is not None:
             self.endpoint.dispatch(frame)
         return call
-
-    def kept(self, frame: Any) -> bool:
-        """Does a call that was sent the short way wait for this answer, below a signal handler?"""
-        return self._caller is not None and self._caller.keep(frame)
 
     def _give_up(self, call: Call) -> None:
         outcome = "not_started" if call.started is False else "may_have_run"
@@ -460,7 +454,6 @@ class Link(Posting):
             stream.end(CallLost(f"{stream.what}: {self.name} is gone ({gone})", gone=gone))
         self.queued.clear()
         self.parts.clear()
-
 
     def _lose_call(
         self, call: Call, gone: BaseException | None, undelivered: frozenset[int]

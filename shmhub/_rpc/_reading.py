@@ -131,7 +131,7 @@ class Reading:
                         return frame
             if not mine:
                 self._sleep(waiter, deadline)
-            elif turn.taken:
+            elif turn.mine:
                 # Ours still, when this runs in a signal handler: whoever receives below it must
                 # look again, for we may have dealt with what it waits for.
                 self._interrupt()

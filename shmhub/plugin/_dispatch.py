@@ -163,7 +163,8 @@ class Group:
         link = channel.link
         call: Any = NotImplemented
         try:
-            if channel.caller is not None and not (kwargs or view or self.keep_times):
+            simple = channel.caller is not None and not (kwargs or view or self.keep_times)
+            if simple and current.get() is None:  # which would have to say whose part it is
                 call = channel.caller.call(method, args, deadline)
             if call is NotImplemented:
                 call = link.begin(
@@ -183,9 +184,7 @@ class Group:
             return call
         return self._attend(channel, call, method, deadline)
 
-    def _attend(
-        self, channel: Channel, call: Call, method: str, deadline: float | None
-    ) -> Any:
+    def _attend(self, channel: Channel, call: Call, method: str, deadline: float | None) -> Any:
         """Wait for a call that was sent."""
         if self.keep_times:
             with self.lock:
@@ -228,6 +227,10 @@ class Group:
         """A call that the gate let in is a `Call` from now on, and counted like any other."""
         with self.lock:
             channel.in_flight += 1
+
+    def load(self, channel: Channel) -> int:
+        """Calls that are there or on their way."""
+        return channel.in_flight + (channel is self.gate.busy)
 
     def _settled(self, channel: Channel) -> None:
         """A call that the gate let in has ended, and somebody waits for that."""
@@ -365,6 +368,12 @@ class Group:
     def wait(self, future: CallFuture) -> Any:
         """Its result; an interrupted wait (Ctrl-C) cancels it."""
         try:
+            if self.channels and self.channels[0].link.endpoint.reading.turn.mine:
+                raise RuntimeError(
+                    f"{future.method}() of plugin {self.name!r} was called from a signal handler "
+                    "which interrupted another call in this thread: let the handler set a flag, or "
+                    "use submit() there and take the result elsewhere"
+                )
             if current.get() is None:
                 return future.result()
             with self.waiting():  # a callback's thread: others may run meanwhile
@@ -653,9 +662,7 @@ class Group:
 
     def _drained(self) -> bool:
         return not (
-            self.pending
-            or self.gate.busy is not None
-            or any(one.in_flight for one in self._all())
+            self.pending or self.gate.busy is not None or any(one.in_flight for one in self._all())
         )
 
     def cancel_all(self) -> None:

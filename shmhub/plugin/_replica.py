@@ -115,7 +115,7 @@ class Replica:
     def status(self) -> ReplicaStatus:
         life = self._life
         channel = life.channel if life is not None else None
-        calls = channel.in_flight if channel is not None else 0
+        calls = self.group.load(channel) if channel is not None else 0
         return ReplicaStatus(self.index, self.state, self.pid, calls, self.history.total)
 
     # Starting
