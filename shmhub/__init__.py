@@ -36,6 +36,7 @@ is killed at any moment costs nothing but itself.
 #   _aio_waiting  aio                      the same for asyncio
 #   plugin                                 plugins: what runs, starts and watches them
 #   _inspect  _fsck_command  _gc  demo     programs on top
+#   testing                                helpers for the tests of those who use it
 #   _doctor_probes  _doctor                and what uses those
 #   __main__                               the command line
 

@@ -55,7 +55,7 @@ PYTHON_LAYERS = (
     ("_aio_waiting",),
     ("aio",),
     ("__init__",),
-    ("_inspect", "_fsck_command", "_gc", "demo"),
+    ("_inspect", "_fsck_command", "_gc", "demo", "testing"),
     ("_doctor_probes",),
     ("_doctor",),
     ("__main__",),

@@ -23,7 +23,7 @@ def test_all_names_exist_once_and_no_public_name_is_left_out() -> None:
     assert len(set(shmhub.__all__)) == len(shmhub.__all__)
     for name in shmhub.__all__:
         assert getattr(shmhub, name) is not None
-    helpers = {"TYPE_CHECKING", "Any", "logging", "annotations", "demo", "plugin"}
+    helpers = {"TYPE_CHECKING", "Any", "logging", "annotations", "demo", "plugin", "testing"}
     offered = {name for name in vars(shmhub) if not name.startswith("_")} - helpers
     assert offered <= set(shmhub.__all__)
 
