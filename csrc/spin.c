@@ -98,8 +98,10 @@ bool hub_spin_until(hub_transport *t, hub_spin *spin, bool (*there)(const void *
     } while (now - begun < limit);
     if (long_one) {
         hub_store_relaxed_8(spin_byte(s, s->id), 0);
-        /* Found late, it would have come as soon to a sleeper: the cores are busy with others. */
-        learn(spin, hit && hub_clock_ns() - begun <= limit / 2);
+        /* A spin costs as much as a sleep when it takes as long as waking up does, and that is what
+         * the limit is. Found later than that, the core was somebody else's meanwhile: a sleeper
+         * would have had it as soon. */
+        learn(spin, hit && hub_clock_ns() - begun <= limit);
     } else if (hit) {
         learn(spin, true);
     }

@@ -58,7 +58,7 @@ static void counted_and_announced(void) {
     table t;
     table_open(&t);
     hub_spin s = {0};
-    hub_spin_init(&s, 1000000000); /* half a second is soon enough, however busy the machine */
+    hub_spin_init(&s, 1000000000); /* a second is enough, however busy the machine */
     looked l = {0};
     l.when = 3;
     CHECK(spin(&t, &s, &l, true));
@@ -89,6 +89,37 @@ static void counted_and_announced(void) {
     l = (looked){0};
     CHECK(!spin(&t, &s, &l, true));
     CHECK_EQ(l.looks, 0);
+    table_close(&t);
+}
+
+/* True from a moment on; the look itself may take long, as when the core is another's. */
+typedef struct slow_look {
+    int64_t from, takes;
+} slow_look;
+
+static bool look_slowly(const void *context) {
+    const slow_look *l = context;
+    int64_t begun = hub_clock_ns();
+    if (l->takes > 0)
+        while (hub_clock_ns() < begun + l->takes) hub_pause();
+    return hub_clock_ns() >= l->from;
+}
+
+/* What takes as long as waking up would is worth a spin; what comes after the limit is not. */
+static void late_but_within_the_limit(void) {
+    table t;
+    table_open(&t);
+    hub_spin s = {0};
+    hub_spin_init(&s, 1000000000);
+    slow_look l = {hub_clock_ns() + 600000000, 0};
+    CHECK(hub_spin_until(t.transport, &s, look_slowly, &l, -1, true));
+    CHECK_EQ(hub_load_relaxed_32(&s.misses), 0);
+    CHECK_EQ(hub_load_relaxed_64(&s.hits), 1);
+    hub_spin_init(&s, 1000000);
+    l = (slow_look){0, 5000000};
+    CHECK(hub_spin_until(t.transport, &s, look_slowly, &l, -1, true));
+    CHECK_EQ(hub_load_relaxed_32(&s.misses), 1);
+    CHECK_EQ(hub_load_relaxed_64(&s.hits), 1);
     table_close(&t);
 }
 
@@ -223,6 +254,7 @@ int main(void) {
     CHECK_EQ(sched_setaffinity(0, sizeof one, &one), 0);
     RUN(counted_and_announced); /* here the cores are counted, once */
     CHECK_EQ(sched_setaffinity(0, sizeof all, &all), 0);
+    RUN(late_but_within_the_limit);
     RUN(rarer_when_in_vain);
     RUN(no_more_than_cores);
     RUN(ended_by_close_or_death);
