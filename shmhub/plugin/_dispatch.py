@@ -20,6 +20,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from shmhub._errors import HubForkedError, HubTimeoutError, QueueFullError, WouldBlockError
@@ -74,7 +75,7 @@ class Group:
         self.refusal: BaseException | None = None  # why no more calls are taken
         self._drainers = 0  # threads that wait until nothing is under way
         self._parting: set[Channel] = set()  # take no more calls, have some yet
-        self._wake = threading.Semaphore(0)
+        self._wake: SimpleQueue[None] = SimpleQueue()  # for the sender
         self._sender: threading.Thread | None = None
         self._ended = False
         self._expiry = Expiry(self)
@@ -303,7 +304,7 @@ class Group:
                 if self._sender is None:
                     self._start_sender()
                 if busy is not None and self.gate.busy is None:
-                    self._wake.release()  # its call may have ended without seeing this one
+                    self._wake.put(None)  # its call may have ended without seeing this one
             else:
                 self._assign(channel, future)
         if future.deadline is not None:
@@ -500,7 +501,7 @@ class Group:
         """Something on this channel ended. Called with the lock."""
         if self.pending:
             if channel.wants_more:
-                self._wake.release()
+                self._wake.put(None)
             return
         if channel.in_flight == 0:
             self._parting.discard(channel)
@@ -517,9 +518,9 @@ class Group:
 
     def _send_pending(self) -> None:
         while True:
-            self._wake.acquire()
-            while self._wake.acquire(blocking=False):
-                pass
+            self._wake.get()
+            while not self._wake.empty():
+                self._wake.get()
             while True:
                 with self.lock:
                     if self._ended:
@@ -541,7 +542,7 @@ class Group:
         with self.lock:
             self.channels.append(channel)
             self._set_gate()
-            self._wake.release()
+            self._wake.put(None)
             self.changed.notify_all()
 
     def drop(self, channel: Channel) -> None:
@@ -603,7 +604,7 @@ class Group:
                 self.pending.appendleft(future)
                 if self._sender is None:
                     self._start_sender()
-                self._wake.release()
+                self._wake.put(None)
         if refusal is not None:
             future.settle(error=self._why_not())
 
@@ -676,7 +677,7 @@ class Group:
         """Let the thread go. Nothing may be pending any more."""
         with self.lock:
             self._ended = True
-            self._wake.release()
+            self._wake.put(None)
             sender = self._sender
         if sender is not None and sender is not threading.current_thread():
             sender.join(timeout=5)
