@@ -8,6 +8,7 @@
 #   make site                the documentation as a site, in build/site
 #   make prove               every process killed at every instruction, store and system call
 #   make fuzz SECONDS=60     a peer that lies about every word there is (tests/fuzz)
+#   make mutants             each safeguard of the core taken away in turn: a test has to notice
 #   make soak SECONDS=60     16 peers with everything that may happen to a process
 #   make bench bench-check   measurements, and the table of what must be reached
 #
@@ -29,7 +30,7 @@ BUILT_FROM := pyproject.toml setup.py $(C_FILES) $(C_HEADERS) $(BINDING)
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help demo test site soak soak-brief check core test-c test-c-all test-c-arm64 test-c-arm64-brief \
-	test-c-valgrind test-c-valgrind-brief prove prove-sample bench bench-check lint format types \
+	test-c-valgrind test-c-valgrind-brief prove prove-sample mutants mutants-brief bench bench-check lint format types \
 	every-python dist clean
 
 help:
@@ -186,6 +187,15 @@ prove: $(PROVE_PROGRAMS)
 prove-sample:
 	@$(MAKE) --no-print-directory prove PROVE_STRIDE=7
 
+# Each atomic operation, fence and check changed in turn (tests/mutants/table.txt); MUTANTS_ARGS:
+# see python -m tests.mutants --help. The brief form compares the table with the sources and runs a
+# sample.
+mutants:
+	@$(PYTHON) -m tests.mutants $(MUTANTS_ARGS)
+
+mutants-brief:
+	@$(PYTHON) -m tests.mutants --brief $(MUTANTS_ARGS)
+
 # Stepping through ThreadSanitizer's own instructions takes for ever and shows no race.
 test-c-all:
 	$(MAKE) -j2 test-c CC=gcc
@@ -207,8 +217,8 @@ every-python:
 dist: $(VENV)/.dev
 	@.ci/dist $(BIN)/python
 
-CHECKS := lint types test-c-all test-c-arm64-brief test-c-valgrind-brief prove-sample fuzz \
-	every-python soak-brief dist
+CHECKS := lint types test-c-all test-c-arm64-brief test-c-valgrind-brief prove-sample \
+	mutants-brief fuzz every-python soak-brief dist
 check:
 	@for name in $(CHECKS); do \
 		began=$$(date +%s); \
