@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from shmhub import HubPeerTransport
+from shmhub._rpc import PeerEngine
 from shmhub._rpc import _wire as wire
 
 __all__ = ["KILL", "PASS", "PLACES", "VARIABLE", "install"]
@@ -102,5 +103,10 @@ def install(fifos: Mapping[str, str]) -> None:
     def die() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
+    def no_short_way(self: PeerEngine, tasks: Any) -> None:
+        """Calls that the core would execute itself pass here like all the others."""
+
+    engine: Any = PeerEngine
+    engine._callee = no_short_way
     patched: Any = HubPeerTransport
     patched.collect, patched.collect_all, patched.post = collect_one, collect_single, post_one
