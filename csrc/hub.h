@@ -219,6 +219,9 @@ HUB_API uint64_t hub_slot_class_size(const hub_session *session, uint32_t ref);
  * it is not the caller's. */
 HUB_API int hub_slot_back(hub_session *session, const hub_slot *slot, uint64_t size);
 
+/* memcpy for payloads, quicker for those that no cache holds. The areas do not overlap. */
+HUB_API void hub_copy(void *to, const void *from, size_t length);
+
 /* Send. `to`: peer id for a host's all-peers transport, else HUB_TO_DEFAULT.
  * hub_send copies; hub_send_slot moves: on success the slot is no longer the caller's; on any
  * failure nothing was published and it still is. HUB_EINVAL: length is more than the slot was

@@ -1,6 +1,4 @@
 /* transport_send.c - allocating and sending, with waiting for slots and for room. */
-#include <string.h>
-
 #include "alloc_quick.h"
 #include "doorbell.h"
 #include "service.h"
@@ -118,7 +116,7 @@ static int send_run(hub_link *link, const hub_message *messages, const hub_buffe
             rc = hub_ring_room(&link->tx, 1);
             if (rc == 0) rc = hub_pool_alloc(pool, length, &slot);
             if (rc < 0) break;
-            memcpy(slot.data, buffers[n].data, length);
+            hub_copy(slot.data, buffers[n].data, length);
             (void)hub_pool_move(pool, slot.ref, slot.gen, HUB_OWNED, link->session->id, HUB_RING,
                                 link->out_ring);
             hub_ring_stage(&link->tx, &messages[n], slot.ref, slot.gen, NULL, length);
@@ -324,7 +322,7 @@ int hub_send_many(hub_transport *t, uint32_t to, const hub_message *messages,
             hub_slot slot;
             rc = alloc_waiting(t, link, rest[0].length, deadline, &slot);
             if (rc < 0) break;
-            memcpy(slot.data, rest[0].data, rest[0].length);
+            hub_copy(slot.data, rest[0].data, rest[0].length);
             rc = lied_about(hub_send_slot(t, to, &next[0], &slot, rest[0].length, deadline));
             if (rc < 0) {
                 (void)hub_slot_free(t->session, &slot);
@@ -380,7 +378,7 @@ int hub_send(hub_transport *t, uint32_t to, const hub_message *message, const vo
     hub_slot slot;
     int rc = hub_alloc_to(t, to, length, deadline, &slot);
     if (rc < 0) return rc;
-    memcpy(slot.data, data, length);
+    hub_copy(slot.data, data, length);
     rc = lied_about(hub_send_slot(t, to, message, &slot, length, deadline));
     if (rc < 0) (void)hub_slot_free(t->session, &slot);
     return rc;

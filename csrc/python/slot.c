@@ -238,7 +238,7 @@ static void copy_bytes(void *target, const void *source, uint64_t length)
         return;
     }
     Py_BEGIN_ALLOW_THREADS
-    memcpy(target, source, length);
+    hub_copy(target, source, length);
     Py_END_ALLOW_THREADS
 }
 

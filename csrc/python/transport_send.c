@@ -180,7 +180,7 @@ static int copy_into_slot(TransportObject *self, uint32_t to, const parcel *parc
     Py_BEGIN_ALLOW_THREADS
     rc = hub_alloc_to(self->transport, to, parcel->length, HUB_NOW, ret);
     if (rc >= 0)
-        memcpy(ret->data, parcel->data, parcel->length);
+        hub_copy(ret->data, parcel->data, parcel->length);
     Py_END_ALLOW_THREADS
     return rc;
 }
@@ -206,7 +206,7 @@ static int find_slot_and_copy(TransportObject *self, hub_send_request *request,
     if (rc < 0)
         return rc;
     Py_BEGIN_ALLOW_THREADS
-    memcpy(ret->data, parcel->data, parcel->length);
+    hub_copy(ret->data, parcel->data, parcel->length);
     Py_END_ALLOW_THREADS
     return 0;
 }
