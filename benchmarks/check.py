@@ -31,6 +31,7 @@ QUESTIONS: dict[str, tuple[str, ...]] = {
     "bench_fan_in": ("fan-in",),
     "bench_call": ("call-64", "call-64-sleep", "call-array", "calls-in-flight"),
     "bench_plugin_life": ("plugin-growth", "plugin-restart", "loop-blocked"),
+    "bench_site": ("site",),
     "bench_recovery": ("recovery",),
 }
 """The modules and the rows each answers, in the order of the table."""
