@@ -130,10 +130,12 @@ static int send_call(CallerObject *self, PyObject *method, PyObject *args, int64
                : -1;
 }
 
-static bool is_answer_to(PyObject *frame, uint64_t id)
+/* From whom it was asked: another peer may have guessed the id. */
+static bool is_answer_to(const CallerObject *self, PyObject *frame, uint64_t id)
 {
-    const hub_message *message = &((FrameObject *)frame)->frame.message;
-    return message->channel == HUB_RPC_RESULT && message->message_id == id;
+    const hub_frame *core = &((FrameObject *)frame)->frame;
+    return core->message.channel == HUB_RPC_RESULT && core->message.message_id == id &&
+           (self->to == HUB_TO_DEFAULT || core->peer_id == self->to);
 }
 
 /* Its value, if that lies in the frame and is plain: a new reference. NULL: Python is to look. */
@@ -178,7 +180,7 @@ static PyObject *await_answer(CallerObject *self, uint64_t id, PyObject *method,
                               int64_t timeout_ns, bool counted, bool *adopted)
 {
     PyObject *frame = bnd_transport_receive(self->transport, HUB_LOOK, timeout_ns, "collect");
-    if (frame != NULL && !is_answer_to(frame, id)) {
+    if (frame != NULL && !is_answer_to(self, frame, id)) {
         int rc = PyList_Append(self->inbox, frame);
         Py_CLEAR(frame);
         if (rc < 0) {

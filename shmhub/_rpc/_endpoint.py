@@ -92,6 +92,9 @@ class Endpoint:
             self.reading.wait(waiter, deadline)
             return
         while (frame := self.reading.wait(waiter, deadline, wire.RESULT)) is not None:
+            if frame.peer_id != waiter.link.peer_id:
+                self.dispatch(frame)  # another peer has guessed the id
+                continue
             if frame.flags & wire.PARTS:
                 frame = self._join(waiter.link, frame)
             if frame is not None:

@@ -6,6 +6,7 @@ What they share with others: turns at reading, places at the replica, ends of ev
 from __future__ import annotations
 
 import os
+import re
 import signal
 import threading
 import time
@@ -18,6 +19,7 @@ from typing import Any
 import pytest
 
 import shmhub
+from shmhub._rpc import _wire as wire
 from tests.support.environment import PATIENCE
 from tests.support.plugins import events, host, write_plugin
 
@@ -27,6 +29,7 @@ pytestmark = pytest.mark.time_limit(120)
 
 BODY = """
     import os
+    import threading
     import time
 
     import shmhub
@@ -67,6 +70,22 @@ BODY = """
         while not call.cancelled:
             time.sleep(0.001)
         plugin.host.answer("cancelled")
+
+    @plugin.method
+    def wait_for(path):
+        while not os.path.exists(path):
+            time.sleep(0.001)
+        return "mine"
+
+    @plugin.method
+    def answer_for_another(call_id, channel, path):
+        def post():
+            time.sleep(0.2)
+            transport.post(b"T", 0, channel, 0, 0, call_id, None, 0)
+            open(path, "w").close()
+
+        transport = shmhub.current_call().link.transport
+        threading.Thread(target=post).start()
 
     @plugin.method
     def leave():
@@ -195,6 +214,24 @@ def test_it_dies_meanwhile(short: shmhub.PluginHandle) -> None:
     assert failure.value.outcome == "may_have_run"
     assert failure.value.exitcode == 3
     assert short.echo(1) == 1  # started again
+
+
+@pytest.mark.parametrize("way", ["short", "long"])
+def test_another_plugin_that_guesses_the_id_is_not_the_one_that_answers(
+    host: shmhub.PluginHost, short: shmhub.PluginHandle, tmp_path: Path, way: str
+) -> None:
+    liar = host.spawn(write_plugin(tmp_path, BODY, "liar"))
+    link: Any = short._replicas.group.channels[0].link
+    goes_the_short_way(short)
+    liar.echo(1)
+    path = str(tmp_path / "answered")
+    count = int(re.search(r"\d+", repr(link.endpoint.next_id.__self__))[0])  # type: ignore[index]
+    liar.answer_for_another(link.life | (count + 1), wire.RESULT, path)
+    if way == "short":
+        assert short.wait_for(path) == "mine"
+    else:
+        assert short.wait_for(path=path) == "mine"
+    assert link.endpoint.next_id.__self__.__reduce__()[1][0] == count + 2  # it was this call's id
 
 
 @contextmanager
