@@ -82,11 +82,11 @@ def c_plugin(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.mark.skipif(not COMPILER, reason="no C compiler")
 def test_c_plugin() -> None:
-    assert run("c_plugin") == [
-        "16777216 bytes inverted: right",
-        "65536 of them were 7",
-        "b'shmshm'",
-        "plugin/0.count raised ValueError: a byte is a number from 0 to 255",
+    *values, error = run("c_plugin")
+    assert values == ["16777216 bytes inverted: right", "65536 of them were 7", "b'shmshm'"]
+    assert error in [  # whichever replica it was
+        f"plugin/{number}.count raised ValueError: a byte is a number from 0 to 255"
+        for number in range(2)
     ]
 
 
