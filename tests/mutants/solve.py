@@ -116,7 +116,7 @@ def merged(core: Core, rows: dict[Key, Row]) -> Iterable[Row]:
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.mutants.solve", description=__doc__)
-    parser.add_argument("--file", help="sites of this file alone, such as ring.c")
+    parser.add_argument("--file", nargs="*", help="sites of these files alone, such as ring.c")
     parser.add_argument("--open", action="store_true", help="those of open rows, too")
     parser.add_argument("--variant", default="", choices=table.VARIANTS, help="how it is built")
     parser.add_argument("--tests", nargs="*", help="these programs alone")
@@ -140,7 +140,7 @@ def main() -> int:
         key
         for key in core.sites
         if (key not in rows or (options.open and rows[key].verdict == "open"))
-        and options.file in (None, key.file)
+        and (not options.file or key.file in options.file)
     ]
     if options.sync:
         for key in core.sites.keys() - rows.keys():

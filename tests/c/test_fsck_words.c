@@ -1,0 +1,217 @@
+/* test_fsck_words.c - fsck and the words that are about no slot: what the peer table may say of whom,
+ * who is woken by a repair, and what is left in the hub of a dead host. */
+#define _GNU_SOURCE
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "check.h"
+#include "doorbell.h"
+#include "pair.h"
+
+typedef struct seen {
+    unsigned count[HUB_FSCK_KINDS];
+    hub_fsck_finding last;
+} seen;
+
+static void note(void *context, const hub_fsck_finding *finding) {
+    seen *s = context;
+    s->count[finding->kind]++;
+    s->last = *finding;
+}
+
+static hub_fsck_totals look(hub_session *host, int repair, seen *s) {
+    hub_fsck_totals totals;
+    memset(s, 0, sizeof *s);
+    CHECK_OK(hub_host_fsck(host, repair, 0, note, s, &totals));
+    return totals;
+}
+
+/* ---- the peer table ------------------------------------------------------------------- */
+
+typedef struct world {
+    pair p; /* id 1 is active */
+    hub_link *reserved;
+    uint32_t absent, former; /* ids that never had a life, and that had one */
+} world;
+
+static void world_open(world *w) {
+    hub_config config = config_tiny();
+    int fd;
+    pair_open(&w->p, &config, false);
+    w->former = w->p.id;
+    pair_detach(&w->p);
+    pair_attach(&w->p);
+    CHECK_OK(hub_host_add_peer(w->p.host, "reserved", &w->reserved, &fd));
+    w->absent = w->reserved->id + 1;
+    CHECK_REL(w->former, !=, w->p.id);
+    CHECK_REL(w->absent, <, config.max_peers);
+}
+
+static void world_close(world *w) {
+    CHECK_OK(hub_host_remove_peer(w->p.host, w->reserved->id));
+    peer_wait_free(w->p.host, w->reserved->id);
+    hub_link_unref(w->reserved);
+    pair_close(&w->p);
+}
+
+/* Is it found that the table says so? And after a repair it says what it said. */
+static void says(world *w, uint32_t id, uint32_t epoch, uint32_t state, bool found) {
+    hub_a64 *word = &hub_session_peer(w->p.host, id)->state;
+    uint64_t before = hub_load_acquire_64(word);
+    seen s;
+    test_doing("peer %u, epoch %u, state %u", id, epoch, state);
+    hub_store_release_64(word, hub_state_make(epoch, state));
+    (void)look(w->p.host, 0, &s);
+    CHECK_EQ(s.count[HUB_FSCK_PEER], found);
+    if (found) {
+        CHECK_EQ(s.last.peer_id, id);
+        CHECK_EQ(look(w->p.host, 1, &s).left, 0);
+        CHECK_EQ(hub_load_acquire_64(word), before);
+    }
+    hub_store_release_64(word, before);
+    test_doing("%s", "");
+}
+
+/* The host keeps its own state of each life: with it set to `mine`, what may the table say? */
+static void life(world *w, hub_link *link, uint32_t mine, uint32_t allowed) {
+    uint32_t before = link->state;
+    hub_a64 *word = &hub_session_peer(w->p.host, link->id)->state;
+    link->state = mine;
+    hub_store_release_64(word, hub_state_make(link->epoch, mine));
+    for (uint32_t state = 0; state < 11; state++)
+        says(w, link->id, link->epoch, state, !(allowed >> state & 1));
+    says(w, link->id, link->epoch + 1, mine, true);
+    link->state = before;
+    hub_store_release_64(word, hub_state_make(link->epoch, before));
+}
+
+#define MAY(state) (1u << (state))
+static void what_the_table_may_say(void) {
+    world w;
+    world_open(&w);
+    says(&w, 0, 0, HUB_PEER_ACTIVE, false);
+    says(&w, 0, 1, HUB_PEER_ACTIVE, true);
+    says(&w, 0, 0, HUB_PEER_LEAVING, true);
+    uint32_t epoch = w.p.host->host->epochs[w.former];
+    says(&w, w.former, epoch, HUB_PEER_FREE, false);
+    says(&w, w.former, epoch + 1, HUB_PEER_FREE, true);
+    says(&w, w.former, epoch, HUB_PEER_ACTIVE, true);
+    says(&w, w.absent, 0, HUB_PEER_FREE, false);
+    says(&w, w.absent, 3, HUB_PEER_ACTIVE, true);
+    uint32_t coming =
+        MAY(HUB_PEER_RESERVED) | MAY(HUB_PEER_ATTACHING) | MAY(HUB_PEER_CANCELLED);
+    life(&w, w.reserved, HUB_PEER_RESERVED, coming);
+    life(&w, w.reserved, HUB_PEER_ATTACHING, coming);
+    uint32_t going = MAY(HUB_PEER_LEAVING) | MAY(HUB_PEER_LEFT);
+    life(&w, w.p.link, HUB_PEER_ACTIVE, going | MAY(HUB_PEER_ACTIVE));
+    life(&w, w.p.link, HUB_PEER_LEAVING, going);
+    life(&w, w.p.link, HUB_PEER_HUNG_UP, MAY(HUB_PEER_HUNG_UP));
+    life(&w, w.p.link, HUB_PEER_QUARANTINED, MAY(HUB_PEER_QUARANTINED));
+    world_close(&w);
+}
+
+/* ---- who is woken ----------------------------------------------------------------------- */
+
+static void a_repair_wakes_everybody(void) {
+    world w;
+    seen s;
+    world_open(&w);
+    hub_waiter *waiter = &w.p.from_host->waiter;
+    uint32_t generation = hub_waiter_generation(waiter);
+    (void)hub_doorbell_drain(w.p.from_peer->link->fd);
+    (void)hub_exchange_acq_rel_64(&hub_session_signals(w.p.host)->ready, 0);
+    CHECK_EQ(look(w.p.host, 0, &s).findings, 0);
+    CHECK_EQ(hub_waiter_generation(waiter), generation); /* who only looks wakes nobody */
+    CHECK_EQ(look(w.p.host, 1, &s).findings, 0);
+    CHECK_REL(hub_waiter_generation(waiter), !=, generation);
+    CHECK_GE(hub_doorbell_drain(w.p.from_peer->link->fd), 1);
+    CHECK_EQ(hub_load_acquire_64(&hub_session_signals(w.p.host)->ready), 1ULL << w.p.id);
+    world_close(&w);
+}
+
+/* ---- bookkeeping beyond what is in service ------------------------------------------------ */
+
+static void any_word_beyond_is_seen(void) {
+    for (unsigned which = 0; which < 3; which++) {
+        hub_config config = config_tiny();
+        config.classes[2].max_slots = 6; /* 2 in service */
+        hub_session *host = host_open(&config);
+        hub_slot_shm *slot = &host->pool.classes[2].meta[4];
+        seen s;
+        if (which == 0) hub_store_relaxed_64(&slot->ctl, hub_ctl_make(9, HUB_FREE, 0));
+        if (which == 1) hub_store_relaxed_32(&slot->next, 3);
+        if (which == 2) hub_store_relaxed_32(&slot->backed, 1);
+        (void)look(host, 0, &s);
+        CHECK_EQ(s.count[HUB_FSCK_IN_SERVICE], 1);
+        CHECK_EQ(look(host, 1, &s).left, 0);
+        host_close(host);
+    }
+}
+
+/* ---- the remains of a host ----------------------------------------------------------------- */
+
+#define GHOST 2u
+#define NOBODY 3u
+
+/* A host dies while somebody of its peers spins, waits, and has published. */
+static int die_as_host(void *path) {
+    hub_config config = config_tiny();
+    hub_fault fault = {0, ""};
+    hub_session *host;
+    CHECK_OK_FAULT(hub_host_create(path, &config, &host, &fault), fault);
+    hub_signals_shm *signals = hub_session_signals(host);
+    hub_store_release_64(&hub_session_peer(host, GHOST)->state,
+                         hub_state_make(5, HUB_PEER_ACTIVE));
+    CHECK_OK(hub_segment_back(&host->segment, hub_block_offset(&host->segment.geometry, GHOST),
+                              host->segment.geometry.block_stride));
+    hub_session_ring(host, hub_ring_up(GHOST))->capacity = config.ring_capacity;
+    hub_session_ring(host, hub_ring_down(GHOST))->capacity = config.ring_capacity;
+    hub_store_relaxed_8(&signals->spinning[GHOST], 1);
+    (void)hub_fetch_or_acq_rel_64(&signals->pool_waiters, 1 | 1ULL << GHOST);
+    (void)hub_fetch_or_acq_rel_64(&signals->ready, 1ULL << GHOST | 1ULL << NOBODY);
+    hub_slot slot;
+    CHECK_OK(hub_pool_alloc(&host->pool, 1000, &slot));
+    _exit(0); /* nothing is closed */
+}
+
+static void nothing_is_left_of_a_dead_hub(void) {
+    char path[128];
+    seen s;
+    hub_fsck_totals totals;
+    hub_fault fault = {0, ""};
+    hub_segment segment;
+    bool alone = false;
+    (void)snprintf(path, sizeof path, "%s/hub", temporary_folder());
+    child_run(die_as_host, path);
+    memset(&s, 0, sizeof s);
+    CHECK_OK_FAULT(hub_fsck_repair(path, note, &s, &totals, &fault), fault);
+    CHECK_EQ(totals.left, 0);
+    CHECK_EQ(totals.reclaimed, 1);
+    CHECK_EQ(s.count[HUB_FSCK_SIGNAL], 1); /* nobody has the id NOBODY */
+    CHECK_EQ(s.count[HUB_FSCK_PEER], 0);
+    CHECK_OK_FAULT(hub_segment_open_stale(&segment, path, &alone, &fault), fault);
+    CHECK(alone);
+    const hub_geometry *g = &segment.geometry;
+    const hub_peer_shm *peers = (const hub_peer_shm *)(segment.base + g->peers_offset);
+    const hub_signals_shm *signals = (const hub_signals_shm *)(segment.base + g->signals_offset);
+    CHECK_EQ(hub_load_acquire_64(&peers[0].state), hub_state_make(0, HUB_PEER_ACTIVE));
+    CHECK_EQ(hub_load_acquire_64(&peers[GHOST].state), hub_state_make(5, HUB_PEER_FREE));
+    CHECK_EQ(hub_load_relaxed_8(&signals->spinning[GHOST]), 0);
+    CHECK_EQ(hub_load_acquire_64(&signals->pool_waiters), 0);
+    CHECK_EQ(hub_load_acquire_64(&signals->ready), 0);
+    hub_segment_fini(&segment);
+    memset(&s, 0, sizeof s);
+    CHECK_OK_FAULT(hub_fsck_repair(path, note, &s, &totals, &fault), fault);
+    CHECK_EQ(totals.findings, 0);
+}
+
+int main(void) {
+    test_begin(120);
+    host_can_be();
+    RUN(what_the_table_may_say);
+    RUN(a_repair_wakes_everybody);
+    RUN(any_word_beyond_is_seen);
+    RUN(nothing_is_left_of_a_dead_hub);
+    return test_end();
+}
