@@ -396,6 +396,5 @@ uint64_t hub_pool_slot_size(const hub_pool *pool, uint32_t ref) {
 uint64_t hub_pool_backed(const hub_pool *pool, uint32_t ref) {
     const hub_pool_class *c = &pool->classes[hub_ref_class(ref)];
     uint64_t pages = hub_load_relaxed_32(&c->meta[hub_ref_index(ref)].backed);
-    if (c->sub_page) return pages > 0 ? c->slot_size : 0;
     return pages * HUB_PAGE < c->slot_size ? pages * HUB_PAGE : c->slot_size;
 }

@@ -47,8 +47,7 @@ static inline bool hub_alloc_quick(hub_pool *pool, uint64_t size, hub_slot *ret)
 /* Mine, on no stack, and there is room to remember it. */
 static inline bool hub_free_quick(hub_pool *pool, uint32_t ref, uint32_t gen) {
     uint32_t k = hub_ref_class(ref), index = hub_ref_index(ref);
-    if (k >= pool->class_count) return false;
-    hub_pool_class *c = &pool->classes[k];
+    hub_pool_class *c = &pool->classes[k]; /* one that there is not has no cache */
     hub_cache *cache = hub_cache_owned(c);
     if (cache == NULL || cache->count >= c->cache_capacity || index >= hub_in_service(c))
         return false;

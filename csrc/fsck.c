@@ -104,7 +104,7 @@ static void free_all_of_the_dead(hub_fsck_run *run) {
     hub_peer_shm *peers = (hub_peer_shm *)(pool->segment->base + g->peers_offset);
     for (uint32_t id = 0; id < g->max_peers; id++) {
         uint64_t state = hub_load_relaxed_64(&peers[id].state);
-        if (id > 0 && hub_state_of(state) != HUB_PEER_FREE)
+        if (id > 0)
             hub_store_release_64(&peers[id].state,
                                  hub_state_make(hub_state_epoch(state), HUB_PEER_FREE));
         run->totals->reclaimed += hub_pool_reclaim(pool, id);

@@ -53,9 +53,8 @@ static int read_class(hub_fsck_run *run, class_copy *c) {
         hub_class_shm after;
         c->limit = c->shared.in_service.value < g->max_slots ? c->shared.in_service.value
                                                              : g->max_slots;
-        if (c->limit > 0)
-            rc = run->source.read(&run->source, g->meta_offset, c->meta,
-                                  (size_t)c->limit * sizeof *c->meta);
+        rc = run->source.read(&run->source, g->meta_offset, c->meta,
+                              (size_t)c->limit * sizeof *c->meta);
         if (rc == 0) rc = read_shared(run, c->k, &after);
         if (rc == 0) {
             c->still = heads_equal(&c->shared, &after);

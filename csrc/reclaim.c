@@ -23,8 +23,8 @@ static void list_undelivered(hub_session *s, hub_link *link) {
         unsigned char unused[HUB_INLINE_MAX];
         if (hub_ring_next(&reader, &entry, unused) < 0) return;
         link->undelivered[link->undelivered_count++] = entry.message.message_id;
-        if (entry.ref != HUB_REF_NONE)
-            (void)hub_pool_discard(&s->pool, entry.ref, entry.gen, HUB_RING, link->out_ring);
+        /* Of an inline one that is no slot, and nothing happens. */
+        (void)hub_pool_discard(&s->pool, entry.ref, entry.gen, HUB_RING, link->out_ring);
         hub_ring_step(&reader, entry.cells);
     }
 }

@@ -362,8 +362,8 @@ static void doorbell_hung_up(hub_session *s, hub_link *link) {
         peer_left(s, link, said == HUB_PEER_LEFT);
     else if (hub_pidfd_ended(link->pidfd))
         peer_died(s, link);
-    else if (link->hung_up_at == 0)
-        link->hung_up_at = hub_clock_ns();
+    else
+        link->hung_up_at = hub_clock_ns(); /* once: it is not listened to any more */
 }
 
 static void on_doorbell(hub_session *s, hub_link *link, uint32_t events) {

@@ -73,16 +73,22 @@ static void says(world *w, uint32_t id, uint32_t epoch, uint32_t state, bool fou
     test_doing("%s", "");
 }
 
+static void set_state(hub_session *host, hub_link *link, uint32_t state) {
+    CHECK_EQ(pthread_mutex_lock(&host->lock), 0);
+    link->state = state;
+    CHECK_EQ(pthread_mutex_unlock(&host->lock), 0);
+}
+
 /* The host keeps its own state of each life: with it set to `mine`, what may the table say? */
 static void life(world *w, hub_link *link, uint32_t mine, uint32_t allowed) {
     uint32_t before = link->state;
     hub_a64 *word = &hub_session_peer(w->p.host, link->id)->state;
-    link->state = mine;
+    set_state(w->p.host, link, mine);
     hub_store_release_64(word, hub_state_make(link->epoch, mine));
     for (uint32_t state = 0; state < 11; state++)
         says(w, link->id, link->epoch, state, !(allowed >> state & 1));
     says(w, link->id, link->epoch + 1, mine, true);
-    link->state = before;
+    set_state(w->p.host, link, before);
     hub_store_release_64(word, hub_state_make(link->epoch, before));
 }
 

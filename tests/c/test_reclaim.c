@@ -135,11 +135,16 @@ static void published_is_kept_and_forged_is_not(void) {
     reclaim_rings(&p, false);
     CHECK_EQ(p.link->queue_count, 4);
     for (unsigned i = 0; i < 4; i++) CHECK_EQ(p.link->queue[i].entry.message.message_id, 51 + i);
+    hub_a32 *queued = &p.host->host->queued; /* slots, which fsck takes for no strays */
+    CHECK_EQ(hub_load_relaxed_32(queued), 2);
+    CHECK_EQ(hub_load_relaxed_64(&pair_up(&p)->head), p.link->rx.head); /* where the next life begins */
     CHECK_EQ(hub_pool_owned(pool, 0, 99), 2);
     for (unsigned i = 0; i < 4; i++) {
         receive(p.from_host, &frame);
         CHECK_EQ(frame.message.message_id, 51 + i);
+        CHECK_EQ(hub_load_relaxed_32(queued), i < 1 ? 2 : i < 2 ? 1 : 0);
         frame_free(p.host, &frame);
+        reclaim_rings(&p, false); /* again: what was received does not come back */
     }
     CHECK_OK(hub_pool_free(pool, own.ref, own.gen));
     pair_close(&p);
@@ -154,7 +159,10 @@ static void unread_go_with_the_link(void) {
     reclaim_rings(&p, false);
     CHECK_EQ(host_owned(p.host), 3);
     CHECK_EQ(hub_pool_owned(&p.host->pool, 0, 99), 3);
-    pair_close(&p); /* host_close: all are free */
+    CHECK_EQ(hub_load_relaxed_32(&p.host->host->queued), 3);
+    pair_detach(&p);
+    CHECK_EQ(hub_load_relaxed_32(&p.host->host->queued), 0);
+    host_close(p.host); /* all are free */
 }
 
 int main(void) {

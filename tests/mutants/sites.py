@@ -94,7 +94,7 @@ ASKED = re.compile(
 )
 NOT_A_CHECK = re.compile(
     r"\s*(?:!?\w*rc\b(?:\s*[<>=!]=?.*)?|.*\b(?:NULL|errno)\b.*|.*\b\w*fds?(?:\[\d\])?\s*[<>]=?\s*[01-]+"
-    r"|!?hub_cas_\w+\(.*\)|!?\w+)\s*\Z",
+    r"|!?hub_cas_\w+\(.*\)|hub_(?:alloc|free)_quick\(.*\)|!?\w+)\s*\Z",
     re.DOTALL,
 )
 # They look at a hub, print, or ask the system: nothing is refused there.
@@ -171,9 +171,9 @@ def _conditions(source: Source) -> Iterator[tuple[int, int, str]]:
                     yield begin, begin + len(inside[1]), "1"
             continue
         if match[1] == "while":
-            yield start, end, "0"
+            yield start, end, "?"
         else:
-            yield start, end, "0" if REFUSES.match(text, end + 1) else "1"
+            yield start, end, "0" if REFUSES.match(text, end + 1) else "?"
     for match in re.finditer(r"\breturn\b([^;]*);", text):
         if "?" not in match[1] and COMPARES.search(match[1]):
             yield match.start(1), match.end(1), "1"
