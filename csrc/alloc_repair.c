@@ -120,8 +120,7 @@ void hub_pool_restack(hub_pool *pool, uint32_t k, bool hot) {
     for (uint32_t n = 0; n < limit && index < limit; n++) {
         uint32_t next = hub_load_relaxed_32(&c->meta[index].next);
         uint64_t ctl = hub_load_relaxed_64(&c->meta[index].ctl);
-        while (hub_ctl_linked(ctl) &&
-               !hub_cas_acq_rel_64(&c->meta[index].ctl, &ctl, ctl | HUB_CTL_UNLINKED))
+        while (!hub_cas_acq_rel_64(&c->meta[index].ctl, &ctl, ctl | HUB_CTL_UNLINKED))
             ;
         index = next;
     }

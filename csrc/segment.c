@@ -116,7 +116,7 @@ static int size_and_map(hub_segment *s, const hub_config *wanted, hub_fault *fau
         uint64_t total = s->geometry.total_size;
         rc = -ENOMEM;
         /* Half the address space at most: the process has other uses for the rest. */
-        if (space == UINT64_MAX || total <= space / 2) {
+        if (total <= space / 2) {
             /* Before the kernel is asked: it answers with SIGXFSZ, which ends a process. */
             if (total > hub_limits_file_size())
                 return hub_fault_set(fault, -EFBIG,
@@ -442,21 +442,6 @@ uint64_t hub_segment_usage(const hub_segment *s) {
     return bytes;
 }
 
-uint64_t hub_segment_data_end(const hub_segment *s, uint64_t offset, uint64_t length) {
-    int saved = errno;
-    uint64_t limit = offset + length, end = 0;
-    while (offset < limit) {
-        off_t from = lseek(s->fd, (off_t)offset, SEEK_DATA);
-        if (from < 0 || (uint64_t)from >= limit) break;
-        off_t to = lseek(s->fd, from, SEEK_HOLE);
-        if (to <= from) break;
-        end = (uint64_t)to < limit ? (uint64_t)to : limit;
-        offset = (uint64_t)to;
-    }
-    errno = saved;
-    return end;
-}
-
 void hub_segment_populate(const hub_segment *s, uint64_t offset, uint64_t length) {
     int saved = errno;
     uint64_t first = offset & ~(uint64_t)(HUB_PAGE - 1);
@@ -501,10 +486,6 @@ int hub_segment_punch(const hub_segment *s, uint64_t offset, uint64_t length) {
 }
 uint64_t hub_segment_usage(const hub_segment *s) {
     (void)s;
-    return 0;
-}
-uint64_t hub_segment_data_end(const hub_segment *s, uint64_t offset, uint64_t length) {
-    (void)s, (void)offset, (void)length;
     return 0;
 }
 int hub_segment_open_stale(hub_segment *s, const char *path, bool *ret_alone, hub_fault *fault) {

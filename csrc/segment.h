@@ -41,8 +41,6 @@ void hub_segment_fini(hub_segment *segment);
 int hub_segment_back(const hub_segment *segment, uint64_t offset, uint64_t length);
 /* Give whole pages back. */
 int hub_segment_punch(const hub_segment *segment, uint64_t offset, uint64_t length);
-/* Where what was ever written in a range ends; 0: nothing was. */
-uint64_t hub_segment_data_end(const hub_segment *segment, uint64_t offset, uint64_t length);
 /* Memory the hub takes, as the kernel counts it. */
 uint64_t hub_segment_usage(const hub_segment *segment);
 /* Map pages of a backed range in one go (a hint). */

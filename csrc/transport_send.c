@@ -15,7 +15,7 @@ int hub_transport_find(hub_transport *t, uint32_t to, hub_link **ret) {
         *ret = t->link;
         return 0;
     }
-    if (to < 1 || to >= t->session->segment.geometry.max_peers) return HUB_ENOPEER;
+    if (to >= t->session->segment.geometry.max_peers) return HUB_ENOPEER; /* of 0 there is no link */
     (void)pthread_mutex_lock(&t->lock);
     rc = HUB_ENOPEER;
     if (t->links[to] != NULL) {

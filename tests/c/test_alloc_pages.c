@@ -1,6 +1,8 @@
 /* test_alloc_pages.c - what is reserved for a slot and what is given back: never less than was asked
  * for, never another's, and nothing is kept that nobody counts. */
 #define _GNU_SOURCE
+#include <stdlib.h>
+
 #include "alloc_internal.h"
 #include "arena.h"
 #include "check.h"
@@ -187,6 +189,52 @@ static void a_scan_for_backed_ones(void) {
     world_close(&w);
 }
 
+/* A slot below a page, free and backed, that another thread remembers: at the cap nothing else can be
+ * had, and no trim makes room. */
+static void at_the_cap_the_remembered_are_found(void) {
+    arena a;
+    hub_pool peer;
+    hub_slot *slots = calloc(8192, sizeof *slots), last;
+    uint32_t count = 0;
+    hub_config config = config_of_one(KIB, 8192);
+    config.max_bytes = 2 * MIB;
+    CHECK(slots != NULL);
+    arena_open(&a, &config);
+    arena_pool(&a, &peer, 3);
+    while (hub_pool_alloc(&peer, KIB, &slots[count]) == 0) count++;
+    CHECK_REL(count, <, 4096);
+    CHECK_GE(count, 100);
+    give(&peer, &slots[0]); /* its thread remembers it */
+    CHECK_OK(hub_pool_alloc(&a.host, KIB, &last));
+    CHECK_EQ(last.ref, slots[0].ref);
+    CHECK_RC(hub_pool_alloc(&a.host, KIB, &last), HUB_EEXHAUSTED);
+    free(slots);
+    hub_pool_fini(&peer);
+    arena_close(&a);
+}
+
+/* Counting stops where it is told to, and an owner that there is not is nobody's. */
+static void counted_within_bounds(void) {
+    world w;
+    hub_slot slots[3];
+    static hub_stat stat;
+    uint32_t owned[HUB_PEERS_MAX + 8];
+    world_open(&w, KIB, SLOTS);
+    for (unsigned i = 0; i < 3; i++) CHECK_OK(hub_pool_alloc(&w.peer, 1, &slots[i]));
+    for (uint32_t most = 0; most < 5; most++)
+        CHECK_EQ(hub_pool_owned(&w.a.host, 3, most), most < 3 ? most : 3);
+    hub_a64 *ctl = &class_of(&w)->meta[hub_ref_index(slots[0].ref)].ctl;
+    uint64_t before = hub_load_relaxed_64(ctl);
+    hub_store_relaxed_64(ctl, hub_ctl_moved(before, HUB_OWNED, HUB_PEERS_MAX + 3));
+    for (unsigned i = 0; i < HUB_PEERS_MAX + 8; i++) owned[i] = 77;
+    hub_pool_count(&w.a.segment.geometry, w.a.segment.base, &stat, owned);
+    CHECK_EQ(owned[3], 2);
+    CHECK_EQ(stat.classes[0].owned, 3);
+    for (unsigned i = HUB_PEERS_MAX; i < HUB_PEERS_MAX + 8; i++) CHECK_EQ(owned[i], 77);
+    hub_store_relaxed_64(ctl, before);
+    world_close(&w);
+}
+
 int main(void) {
     test_begin(60);
     RUN(as_much_as_asked);
@@ -197,5 +245,7 @@ int main(void) {
     RUN(a_trim_comes_out_of_a_circle);
     RUN(reclaim_leaves_what_is_counted);
     RUN(a_scan_for_backed_ones);
+    RUN(at_the_cap_the_remembered_are_found);
+    RUN(counted_within_bounds);
     return test_end();
 }

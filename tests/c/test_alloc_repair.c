@@ -114,7 +114,9 @@ static void only_what_is_free_is_freshened(void) {
     CHECK_EQ(hub_pool_owned(&w.peer, 3, 9), 1);
     uint32_t index = hub_ref_index(w.held[1].ref);
     CHECK_GE(backed_of(&w, index), 1);
+    uint64_t use = hub_segment_usage(&w.a.segment);
     CHECK(hub_pool_freshen(&w.a.host, w.held[1].ref));
+    CHECK_EQ(hub_segment_usage(&w.a.segment), use - SIZE);
     CHECK_EQ(backed_of(&w, index), 0);
     CHECK_EQ(hub_ctl_state(ctl_of(&w, index)), HUB_FREE);
     CHECK_EQ(hub_pool_owned(&w.a.host, 0, 9), 0);

@@ -7,7 +7,9 @@
 
 #include "check.h"
 #include "doorbell.h"
+#include "fsck.h"
 #include "pair.h"
+#include "service.h"
 
 typedef struct seen {
     unsigned count[HUB_FSCK_KINDS];
@@ -155,6 +157,149 @@ static void any_word_beyond_is_seen(void) {
     }
 }
 
+/* ---- the host's waiters, and rings ------------------------------------------------------------ */
+
+static void the_hosts_own_bit(void) {
+    hub_config config = config_tiny();
+    hub_session *host = host_open(&config);
+    hub_a64 *waiters = &hub_session_signals(host)->pool_waiters;
+    seen s;
+    for (unsigned waits = 0; waits < 2; waits++) {
+        CHECK_EQ(pthread_mutex_lock(&host->lock), 0);
+        host->pool_waiters = waits;
+        CHECK_EQ(pthread_mutex_unlock(&host->lock), 0);
+        hub_store_release_64(waiters, waits);
+        CHECK_EQ(look(host, 0, &s).findings, 0);
+        hub_store_release_64(waiters, !waits);
+        CHECK_EQ(look(host, 0, &s).findings, 1);
+        CHECK_EQ(s.count[HUB_FSCK_SIGNAL], 1);
+        CHECK_EQ(look(host, 1, &s).left, 0);
+        CHECK_EQ(hub_load_acquire_64(waiters), waits);
+    }
+    host->pool_waiters = 0;
+    hub_store_release_64(waiters, 0);
+    host_close(host);
+}
+
+/* A word of a ring: a lie is found, and mended. */
+static void ring_word(world *w, hub_a32 *word, uint32_t honest, uint32_t lie, uint32_t mended) {
+    seen s;
+    hub_store_release_32(word, honest);
+    CHECK_EQ(look(w->p.host, 0, &s).findings, 0);
+    hub_store_release_32(word, lie);
+    CHECK_EQ(look(w->p.host, 0, &s).findings, 1);
+    CHECK_EQ(s.count[HUB_FSCK_RING], 1);
+    CHECK_EQ(look(w->p.host, 1, &s).left, 0);
+    CHECK_EQ(hub_load_acquire_32(word), mended);
+}
+
+static void each_word_of_a_ring(void) {
+    world w;
+    seen s;
+    world_open(&w);
+    hub_session *host = w.p.host;
+    uint32_t coming = w.reserved->id, capacity = host->segment.geometry.ring_capacity;
+    hub_ring_shm *up = hub_session_ring(host, hub_ring_up(coming));
+    hub_ring_shm *down = hub_session_ring(host, hub_ring_down(coming));
+    ring_word(&w, &up->sleeping, 1, 2, 0);
+    ring_word(&w, &up->want, capacity, capacity + 1, 0);
+    ring_word(&w, &down->closed, 0, 1, 0);
+    /* It has not attached: it finds its counters where they began. */
+    uint64_t tail = hub_load_acquire_64(&up->tail), head = hub_load_acquire_64(&down->head);
+    hub_store_release_64(&up->tail, tail + capacity + 1);
+    hub_store_release_64(&down->head, head + 1);
+    CHECK_EQ(look(host, 1, &s).left, 0);
+    CHECK_EQ(s.count[HUB_FSCK_RING], 2);
+    CHECK_EQ(hub_load_acquire_64(&up->tail), tail);
+    CHECK_EQ(hub_load_acquire_64(&down->head), head);
+    /* Closed, and it is right that it is, but not with that word. */
+    hub_service_violation(host, w.p.link, "tested");
+    ring_word(&w, &pair_up(&w.p)->closed, 1, 9, 1);
+    ring_word(&w, &pair_down(&w.p)->closed, 1, 0, 1);
+    hub_transport_unref(w.p.from_peer);
+    hub_session_close(w.p.peer);
+    hub_session_unref(w.p.peer);
+    hub_transport_unref(w.p.from_host);
+    hub_link_unref(w.p.link);
+    hub_link_unref(w.reserved);
+    hub_session_close(host);
+    hub_session_unref(host);
+}
+
+/* ---- what was seen once ------------------------------------------------------------------------ */
+
+/* Reads a hub in which a word is another at its first reading, or at every other one. */
+typedef struct changing {
+    const unsigned char *base;
+    uint64_t offset;  /* of the word */
+    uint64_t values[2];
+    unsigned reads;
+    bool again;
+} changing;
+
+static int read_changing(const hub_fsck_source *source, uint64_t offset, void *into, size_t length) {
+    changing *c = (changing *)(uintptr_t)source->context;
+    memcpy(into, c->base + offset, length);
+    if (offset <= c->offset && c->offset + 8 <= offset + length) {
+        memcpy((unsigned char *)into + (c->offset - offset), &c->values[c->again ? c->reads % 2 : c->reads > 0],
+               8);
+        c->reads++;
+    }
+    return 0;
+}
+
+static hub_fsck_totals look_at(hub_session *host, const void *word, uint64_t first,
+                               uint64_t second, bool again, seen *s) {
+    hub_fsck_totals totals;
+    changing c = {host->segment.base, 0, {first, second}, 0, again};
+    c.offset = (uint64_t)((const unsigned char *)word - host->segment.base);
+    hub_fsck_source source = {read_changing, -1, &c, true};
+    memset(s, 0, sizeof *s);
+    CHECK_OK(hub_fsck_look(&host->segment.geometry, &source, note, s, &totals));
+    CHECK_GE(c.reads, 2);
+    return totals;
+}
+
+/* Two 32-bit words beside each other, the second one in question. */
+static uint64_t pair_of(const hub_a32 *word, uint32_t value) {
+    uint64_t both;
+    memcpy(&both, word, 8);
+    return (both & ~0xFFFFFFFFULL) | value;
+}
+
+static void seen_once_is_not_believed(void) {
+    hub_config config = config_tiny();
+    config.classes[0].max_slots = 1000;
+    pair p;
+    seen s;
+    pair_open(&p, &config, false);
+    hub_a32 *words[] = {&pair_up(&p)->sleeping, &pair_up(&p)->want, &pair_up(&p)->closed};
+    for (unsigned i = 0; i < 3; i++) {
+        uint64_t good = pair_of(words[i], 0), bad = pair_of(words[i], 1000);
+        CHECK_EQ(look_at(p.host, words[i], bad, good, false, &s).findings, 0);
+        CHECK_EQ(look_at(p.host, words[i], good, bad, false, &s).findings, 0);
+        CHECK_EQ(look_at(p.host, words[i], bad, bad, false, &s).findings, 1);
+        CHECK_EQ(s.count[HUB_FSCK_RING], 1);
+    }
+    /* The owner of a slot has come since the table of peers was read. */
+    hub_slot slot;
+    CHECK_OK(hub_pool_alloc(&p.peer->pool, 100, &slot));
+    hub_a64 *state = &hub_session_peer(p.host, p.id)->state;
+    uint64_t now = hub_load_acquire_64(state), before = hub_state_make(0, HUB_PEER_FREE);
+    CHECK_EQ(look_at(p.host, state, now, now, false, &s).findings, 0);
+    CHECK_EQ(look_at(p.host, state, before, now, false, &s).findings, 0);
+    CHECK_GE(look_at(p.host, state, before, before, false, &s).findings, 1);
+    CHECK_GE(s.count[HUB_FSCK_OWNER], 1);
+    CHECK_OK(hub_pool_free(&p.peer->pool, slot.ref, slot.gen));
+    /* The class grows while it is read: its stacks are not judged. */
+    hub_a32 *in_service = &p.host->pool.classes[0].shared->in_service;
+    uint64_t few = pair_of(in_service, 8), more = pair_of(in_service, 264);
+    uint64_t judged = look_at(p.host, in_service, few, few, true, &s).unjudged;
+    CHECK_EQ(judged, 0);
+    CHECK_EQ(look_at(p.host, in_service, few, more, true, &s).unjudged, 2);
+    pair_close(&p);
+}
+
 /* ---- the remains of a host ----------------------------------------------------------------- */
 
 #define GHOST 2u
@@ -173,6 +318,7 @@ static int die_as_host(void *path) {
                               host->segment.geometry.block_stride));
     hub_session_ring(host, hub_ring_up(GHOST))->capacity = config.ring_capacity;
     hub_session_ring(host, hub_ring_down(GHOST))->capacity = config.ring_capacity;
+    hub_store_relaxed_64(&hub_session_ring(host, hub_ring_up(GHOST))->tail, 1000); /* of 16 cells */
     hub_store_relaxed_8(&signals->spinning[GHOST], 1);
     (void)hub_fetch_or_acq_rel_64(&signals->pool_waiters, 1 | 1ULL << GHOST);
     (void)hub_fetch_or_acq_rel_64(&signals->ready, 1ULL << GHOST | 1ULL << NOBODY);
@@ -196,6 +342,7 @@ static void nothing_is_left_of_a_dead_hub(void) {
     CHECK_EQ(totals.reclaimed, 1);
     CHECK_EQ(s.count[HUB_FSCK_SIGNAL], 1); /* nobody has the id NOBODY */
     CHECK_EQ(s.count[HUB_FSCK_PEER], 0);
+    CHECK_EQ(s.count[HUB_FSCK_RING], 1);
     CHECK_OK_FAULT(hub_segment_open_stale(&segment, path, &alone, &fault), fault);
     CHECK(alone);
     const hub_geometry *g = &segment.geometry;
@@ -206,6 +353,10 @@ static void nothing_is_left_of_a_dead_hub(void) {
     CHECK_EQ(hub_load_relaxed_8(&signals->spinning[GHOST]), 0);
     CHECK_EQ(hub_load_acquire_64(&signals->pool_waiters), 0);
     CHECK_EQ(hub_load_acquire_64(&signals->ready), 0);
+    const hub_ring_shm *up =
+        (const hub_ring_shm *)(segment.base + hub_block_offset(g, GHOST) + HUB_BLOCK_RING_UP);
+    CHECK_EQ(hub_load_acquire_64(&up->tail), 1000);
+    CHECK_EQ(hub_load_acquire_64(&up->head), 1000); /* nothing of it is unread */
     hub_segment_fini(&segment);
     memset(&s, 0, sizeof s);
     CHECK_OK_FAULT(hub_fsck_repair(path, note, &s, &totals, &fault), fault);
@@ -218,6 +369,9 @@ int main(void) {
     RUN(what_the_table_may_say);
     RUN(a_repair_wakes_everybody);
     RUN(any_word_beyond_is_seen);
+    RUN(the_hosts_own_bit);
+    RUN(each_word_of_a_ring);
+    RUN(seen_once_is_not_believed);
     RUN(nothing_is_left_of_a_dead_hub);
     return test_end();
 }

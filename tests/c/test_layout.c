@@ -144,6 +144,9 @@ static void bad_configurations(void) {
         refuse_config(&c, "ring_capacity");
     }
     c = config_of_one(1024, 4);
+    c.max_bytes = 0; /* whoever makes the hub chooses */
+    hub_geometry geometry;
+    CHECK_OK(hub_layout_compute(&c, &geometry, NULL));
     c.max_bytes = MIB - 1;
     refuse_config(&c, "max_bytes");
     c = config_of_one(1024, 4);

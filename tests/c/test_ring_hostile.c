@@ -238,6 +238,23 @@ static void random_scribbling(void) {
     CHECK_GE(refused, 1000);
 }
 
+/* The other side's counter is read when there is nothing left of what it said last, and not before. */
+static void not_looked_at_without_need(void) {
+    bench b;
+    bench_open(&b);
+    for (unsigned i = 0; i < 2; i++) send_one(&b, 0);
+    CHECK_OK(next(&b));
+    hub_store_relaxed_64(&b.ring->head, START + 1000);
+    hub_store_relaxed_64(&b.ring->tail, START + 1000);
+    CHECK_OK(hub_ring_room(&b.p, CAPACITY - 2));
+    hub_ring_step(&b.c, b.entry.cells);
+    CHECK_OK(next(&b));
+    hub_ring_step(&b.c, b.entry.cells);
+    CHECK_RC(next(&b), HUB_EVIOLATION);
+    CHECK_RC(hub_ring_room(&b.p, CAPACITY - 1), HUB_EVIOLATION);
+    bench_close(&b);
+}
+
 int main(void) {
     test_begin(60);
     RUN(lying_tail);
@@ -246,6 +263,7 @@ int main(void) {
     RUN(lying_capacity);
     RUN(bad_descriptors);
     RUN(free_fields_come_through);
+    RUN(not_looked_at_without_need);
     RUN(random_scribbling);
     return test_end();
 }
