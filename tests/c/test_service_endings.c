@@ -244,7 +244,7 @@ static void a_hang_up_of_an_earlier_life(void) {
     hub_config config = config_tiny();
     config.max_peers = 2;
     pair p;
-    pair_open(&p, &config, true);
+    pair_open(&p, &config, false);
     then = another_life_begins;
     interrupted = &p;
     CHECK_EQ(shutdown(p.from_peer->link->fd, SHUT_WR), 0);
