@@ -29,16 +29,18 @@ static bool readable(int fd) {
     return count == 1;
 }
 
-/* Does the waiter listen to it? */
-static bool listens(hub_transport *t, int fd) {
+/* Does the waiter listen to the doorbell of that link? */
+static bool listens(hub_transport *t, hub_link *link) {
     struct epoll_event event;
     memset(&event, 0, sizeof event);
-    int rc = epoll_ctl(t->waiter.wait_fd, EPOLL_CTL_MOD, fd, &event);
-    if (rc == 0) { /* as it was, as far as these tests need it */
+    CHECK_EQ(pthread_mutex_lock(&link->fd_lock), 0);
+    int rc = epoll_ctl(t->waiter.wait_fd, EPOLL_CTL_MOD, link->fd, &event);
+    if (rc == 0) { /* as it was */
         event.events = EPOLLIN | EPOLLRDHUP;
-        event.data.u64 = (uint64_t)t->session->id << 32;
-        CHECK_EQ(epoll_ctl(t->waiter.wait_fd, EPOLL_CTL_MOD, fd, &event), 0);
+        event.data.u64 = (uint64_t)link->id << 32 | link->epoch;
+        CHECK_EQ(epoll_ctl(t->waiter.wait_fd, EPOLL_CTL_MOD, link->fd, &event), 0);
     }
+    CHECK_EQ(pthread_mutex_unlock(&link->fd_lock), 0);
     return rc == 0;
 }
 
@@ -84,11 +86,11 @@ static void good_order_is_what_was_said(void) {
             hub_store_release_32(&hub_session_header(p.host)->host_closed, 1);
         if (said == HOST_LEFT)
             hub_store_release_32(&hub_session_peer(p.host, p.id)->host_left, 1);
-        CHECK(listens(p.from_peer, p.from_peer->link->fd));
+        CHECK(listens(p.from_peer, p.from_peer->link));
         CHECK_EQ(shutdown(p.link->fd, SHUT_WR), 0);
         CHECK_RC(hub_recv(p.from_peer, &frame, soon()), HUB_EHOSTGONE);
         CHECK_EQ(hub_transport_clean(p.from_peer), said != NOTHING);
-        CHECK(!listens(p.from_peer, p.from_peer->link->fd)); /* or it would wake for ever */
+        CHECK(!listens(p.from_peer, p.from_peer->link)); /* or it would wake for ever */
         CHECK_RC(send_one(p.from_peer, HUB_TO_DEFAULT, 10), HUB_EHOSTGONE);
         drop_all(&p);
     }
@@ -248,11 +250,11 @@ static void readiness_belongs_to_a_life(void) {
     pair_open(&p, &config, true);
     hub_waiter *waiter = &p.from_host->waiter;
     uint64_t tag = (uint64_t)p.id << 32 | (p.link->epoch - 1);
-    CHECK(listens(p.from_host, p.link->fd));
+    CHECK(listens(p.from_host, p.link));
     waiter->on_ready(waiter->context, tag, EPOLLRDHUP);
-    CHECK(listens(p.from_host, p.link->fd));
+    CHECK(listens(p.from_host, p.link));
     waiter->on_ready(waiter->context, tag + 1, EPOLLRDHUP);
-    CHECK(!listens(p.from_host, p.link->fd));
+    CHECK(!listens(p.from_host, p.link));
     pair_close(&p);
 }
 
@@ -291,10 +293,10 @@ static void a_closed_host_side_lets_go(void) {
         hub_config config = config_tiny();
         pair p;
         pair_open(&p, &config, all);
-        CHECK(listens(p.from_host, p.link->fd));
+        CHECK(listens(p.from_host, p.link));
         uint32_t generation = hub_waiter_generation(&p.from_host->waiter);
         hub_transport_close(p.from_host);
-        CHECK(!listens(p.from_host, p.link->fd));
+        CHECK(!listens(p.from_host, p.link));
         CHECK_REL(hub_waiter_generation(&p.from_host->waiter), !=, generation);
         CHECK_EQ(hub_load_relaxed_32(&hub_session_peer(p.host, p.id)->host_left), 1);
         CHECK_EQ(hub_load_relaxed_32(&pair_up(&p)->closed), 1);
