@@ -127,6 +127,20 @@ static void what_a_scan_took_is_not_trimmed(void) {
     world_close(&w);
 }
 
+/* Fewer are hot than there are: the last pop is the end, and what is cold already stays where it is. */
+static void a_trim_ends_with_the_stack(void) {
+    world w;
+    hub_slot slots[3];
+    world_open(&w, 16 * KIB, SLOTS);
+    for (uint32_t i = 0; i < 3; i++) CHECK_OK(hub_pool_alloc(&w.peer, 1, &slots[i]));
+    for (uint32_t i = 0; i < 3; i++) give(&w.peer, &slots[i]);
+    hub_pool_flush(&w.peer);
+    CHECK_EQ(hub_pool_trim(&w.a.host, UINT64_MAX), 3 * 16 * KIB);
+    CHECK_EQ(arena_check_stacks(&w.a, 0), SLOTS);
+    CHECK_EQ(hub_head_index(hub_load_acquire_64(&class_of(&w)->shared->hot)), HUB_INDEX_NONE);
+    world_close(&w);
+}
+
 /* A scribbler has made the hot stack a circle. */
 static void a_trim_comes_out_of_a_circle(void) {
     world w;
@@ -242,6 +256,7 @@ int main(void) {
     RUN(in_vain_nothing_changes);
     RUN(a_shared_page_is_never_trimmed);
     RUN(what_a_scan_took_is_not_trimmed);
+    RUN(a_trim_ends_with_the_stack);
     RUN(a_trim_comes_out_of_a_circle);
     RUN(reclaim_leaves_what_is_counted);
     RUN(a_scan_for_backed_ones);

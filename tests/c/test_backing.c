@@ -222,6 +222,35 @@ static void overshot(void) {
     }
 }
 
+/* Slots that share a page with others: whatever goes wrong, nothing of it is punched. */
+static void a_shared_page_is_never_punched(void) {
+    hub_config config = config_of_one(KIB, 1024);
+    arena a;
+    hub_pool dead;
+    hub_slot slot;
+    uint32_t gen;
+    arena_open(&a, &config);
+    arena_pool(&a, &dead, 3);
+    forget();
+    refused_from = a.segment.geometry.data_offset;
+    refused_to = UINT64_MAX;
+    CHECK_RC(hub_pool_alloc(&a.host, KIB, &slot), HUB_ENOSPC);
+    CHECK_EQ(count(true), 0);
+    forget();
+    a.host.max_bytes = hub_segment_usage(&a.segment) + 64 * KIB;
+    also = 128 * KIB;
+    also_at = data_at(&a, 0, 512);
+    CHECK_RC(hub_pool_alloc(&a.host, KIB, &slot), HUB_EEXHAUSTED);
+    CHECK_GE(count(false), 1);
+    CHECK_EQ(count(true), 0);
+    forget();
+    CHECK(hub_take_free(&dead, &dead.classes[0], 7, &gen)); /* and died before it reserved anything */
+    CHECK_EQ(hub_pool_reclaim(&a.host, 3), 1);
+    CHECK_EQ(count(true), 0);
+    hub_pool_fini(&dead);
+    arena_close(&a);
+}
+
 /* At the cap with nothing to give back: nothing is asked for, nobody is told. */
 static void at_the_cap(void) {
     hub_config config = config_of_one(256 * KIB, 4);
@@ -320,6 +349,7 @@ int main(void) {
     RUN(growth_reserves_both);
     RUN(no_memory);
     RUN(overshot);
+    RUN(a_shared_page_is_never_punched);
     RUN(at_the_cap);
     RUN(room_is_made);
     RUN(repairs_reserve_and_give_back);

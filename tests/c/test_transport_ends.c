@@ -288,6 +288,21 @@ static void a_closed_peer_leaves_nothing(void) {
     drop_all(&p);
 }
 
+/* With a slot in hand it says that it leaves, not that it has left: the bell is rung for that, too. */
+static void leaving_is_said_with_the_bell(void) {
+    hub_config config = config_tiny();
+    pair p;
+    hub_slot slot;
+    pair_open(&p, &config, false);
+    CHECK_OK(hub_alloc(p.from_peer, 1000, HUB_NOW, &slot));
+    int bell = take_bell(&p);
+    hub_transport_close(p.from_peer);
+    CHECK(readable(p.peer->bell_fd));
+    give_bell(&p, bell);
+    CHECK_OK(hub_slot_free(p.peer, &slot));
+    drop_all(&p);
+}
+
 static void a_closed_host_side_lets_go(void) {
     for (unsigned all = 0; all < 2; all++) {
         hub_config config = config_tiny();
@@ -367,6 +382,30 @@ static void only_ones_own_slots(void) {
     hub_session_unhold(p.peer);
     CHECK_EQ(hub_session_held(p.peer), 0);
     pair_close(&p);
+}
+
+/* Of small ones a thread remembers some: also from there nothing is given or taken any more. */
+static void not_from_the_cache_either(void) {
+    hub_config config;
+    hub_config_default(&config);
+    pair p;
+    hub_slot slot, more;
+    pair_open(&p, &config, false);
+    CHECK_OK(hub_alloc(p.from_host, 1000, HUB_NOW, &slot));
+    CHECK_OK(hub_slot_free(p.host, &slot));
+    CHECK_OK(hub_alloc(p.from_host, 1000, HUB_NOW, &slot));
+    CHECK_OK(hub_alloc(p.from_host, 1000, HUB_NOW, &more));
+    CHECK_OK(hub_slot_free(p.host, &more));
+    hub_store_relaxed_32(&p.host->forked, 1);
+    hub_store_release_32(&p.host->special, 1);
+    CHECK_RC(hub_slot_free(p.host, &slot), HUB_EFORKED);
+    CHECK(hub_pool_is_mine(&p.host->pool, slot.ref, slot.gen));
+    hub_store_relaxed_32(&p.host->forked, 0);
+    hub_store_release_32(&p.host->special, 0);
+    hub_transport_close(p.from_host);
+    CHECK_RC(hub_alloc(p.from_host, 1000, HUB_NOW, &more), HUB_ECLOSED);
+    CHECK_OK(hub_slot_free(p.host, &slot));
+    drop_all(&p);
 }
 
 /* A message that names a slot which is not in the ring is stepped over, for the sender, too. */
@@ -491,6 +530,51 @@ static void many_drain_before_they_arm(void) {
     pair_close(&p);
 }
 
+/* Who sends without waiting, beside a loop that waits for the descriptor, arms for as much as his
+ * message takes. */
+static void who_sends_beside_a_loop_arms(void) {
+    hub_config config = config_tiny(); /* rings of 16 cells */
+    hub_slot slot;
+    hub_message message = message_of(8);
+    for (unsigned used = 0; used < 2; used++) {
+        pair p;
+        pair_open(&p, &config, false);
+        hub_a32 *want = &pair_down(&p)->want;
+        CHECK_OK(hub_alloc(p.from_host, 1000, HUB_NOW, &slot));
+        for (unsigned n = 0; n < 16; n++) CHECK_OK(send_one(p.from_host, HUB_TO_DEFAULT, 10));
+        if (used) (void)hub_transport_fd(p.from_host);
+        CHECK_RC(hub_send_slot(p.from_host, HUB_TO_DEFAULT, &message, &slot, 1000, HUB_NOW),
+                 HUB_ERINGFULL);
+        CHECK_EQ(hub_load_relaxed_32(want), used);
+        CHECK_RC(send_one(p.from_host, HUB_TO_DEFAULT, 200), HUB_ERINGFULL);
+        CHECK_EQ(hub_load_relaxed_32(want), used ? 5 : 0);
+        CHECK_RC(send_one(p.from_host, HUB_TO_DEFAULT, 10), HUB_ERINGFULL);
+        CHECK_EQ(hub_load_relaxed_32(want), used);
+        CHECK_OK(hub_slot_free(p.host, &slot));
+        pair_close(&p);
+    }
+}
+
+/* A thread that receives takes a byte that was meant for the loop: it passes it on; and says nothing
+ * where there was none. */
+static void what_a_thread_drains_is_passed_on(void) {
+    hub_config config = config_tiny();
+    pair p;
+    pair_open(&p, &config, false);
+    int fd = hub_transport_fd(p.from_host);
+    hub_drain(p.from_host);
+    CHECK_RC(hub_poll_recv(p.from_host, &frame, 0), HUB_EAGAIN);
+    CHECK(!readable(fd));
+    CHECK_RC(hub_recv(p.from_host, &frame, HUB_NOW), HUB_EAGAIN);
+    CHECK(!readable(fd));
+    CHECK_OK(hub_doorbell_ring(p.from_peer->link->fd));
+    CHECK(readable(fd));
+    CHECK_RC(hub_recv(p.from_host, &frame, HUB_NOW), HUB_EAGAIN);
+    CHECK(readable(fd));
+    hub_drain(p.from_host);
+    pair_close(&p);
+}
+
 static void what_is_counted_is_told(void) {
     hub_config config = config_tiny();
     pair p;
@@ -522,14 +606,18 @@ int main(void) {
     RUN(nothing_is_told_of_the_living);
     RUN(readiness_belongs_to_a_life);
     RUN(a_closed_peer_leaves_nothing);
+    RUN(leaving_is_said_with_the_bell);
     RUN(a_closed_host_side_lets_go);
     RUN(a_free_tells_who_waits);
     RUN(only_ones_own_slots);
+    RUN(not_from_the_cache_either);
     RUN(a_stale_message_is_stepped_over);
     RUN(an_interrupt_is_for_one_receive);
     RUN(who_is_woken_in_vain_returns);
     RUN(what_a_loop_waits_for);
     RUN(many_drain_before_they_arm);
+    RUN(who_sends_beside_a_loop_arms);
+    RUN(what_a_thread_drains_is_passed_on);
     RUN(what_is_counted_is_told);
     return test_end();
 }

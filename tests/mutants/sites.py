@@ -23,7 +23,7 @@ from tests.mutants.source import Source, closing, normalised
 
 ATOMIC = re.compile(
     r"\b(?:hub_(?:load|store|cas|fetch|exchange)_\w*?(?:8|32|64)|hub_fence(?:_after_rmw)?"
-    r"|__atomic_(?!always)\w+|__asm__ __volatile__)\s*\("
+    r"|__atomic_(?!always)\w+|__asm__ __volatile__|_mm_sfence)\s*\("
 )
 # In atomic.h, of no consequence for what is right: a prefetch, a hint to the core.
 NO_SITES = frozenset({"hub_prefetch_for_write", "hub_pause"})
@@ -87,7 +87,7 @@ ASKED = re.compile(
     r"|backed|pages|whole_pages|length|size|slot_size|cells|index|top|next|used|available|left|said"
     r"|head|tail|sequence|ref|class_count|in_service|max_slots|max_peers|slots|magic|version\w*"
     r"|header_size|total_size|\w+_offset|\w+_retired|retired|hung_up\w*|want|waiters|ready|found"
-    r"|sleeping|largest|to|id|peer_id|other|sub_page|count|queue_count|max_bytes|spinning"
+    r"|sleeping|largest|to|id|peer_id|sub_page|count|queue_count|max_bytes|spinning"
     r"|hub_ctl_\w+|hub_head_\w+|hub_state_\w+|held_by|hub_pool_(?:valid|is_mine|backed|owned\w*)"
     r"|hub_link_gone|hub_transport_check|interrupted|has_room|unread|waits|missing|alone|exclusive"
     r"|counters_sound|plausible\w*|st_ino|st_dev|st_size|named|pid|closed|link_tag|tag|text)\b"
