@@ -18,7 +18,7 @@ PACKAGE = ROOT / "shmhub"
 C_LAYERS = (
     ("error", "atomic"),
     ("hub",),
-    ("layout", "resource_limits"),
+    ("layout", "resource_limits", "copy"),
     ("segment", "ring", "doorbell"),
     ("alloc", "waiter"),
     ("link",),
