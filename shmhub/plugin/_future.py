@@ -6,13 +6,16 @@ run in threads that are there for that, never where answers are read.
 
 from __future__ import annotations
 
+from _thread import RLock
 from concurrent.futures import Future
 from concurrent.futures._base import (
     CANCELLED,
     CANCELLED_AND_NOTIFIED,
     FINISHED,
+    PENDING,
     RUNNING,
 )
+from threading import Condition
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -46,7 +49,14 @@ class CallFuture(Future[Any]):
     def __init__(
         self, group: Group, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
-        super().__init__()
+        # As Future's, attribute by attribute (a test compares), but for how the lock is made: that
+        # is most of its time, and of a call's here.
+        self._condition = Condition(RLock())
+        self._state = PENDING
+        self._result = None
+        self._exception = None
+        self._waiters = []
+        self._done_callbacks = []
         self.group = group
         self.method = method
         self.arguments: tuple[tuple[Any, ...], dict[str, Any]] | None = (args, kwargs)
