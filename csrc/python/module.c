@@ -147,6 +147,10 @@ static PyMethodDef core_methods[] = {
                "Have the kernel end this process `grace` seconds after the thread that started it.\n"
                "parent: its pid; 0: only if a signal for that is set already. False: not armed, or\n"
                "that parent is gone. Raises OSError.")},
+    {"keep_freed_memory", bnd_keep_freed_memory_method, METH_NOARGS,
+     PyDoc_STR("keep_freed_memory($module, /)\n--\n\n"
+               "Let malloc keep up to 64 MiB that are free instead of giving them back to the\n"
+               "kernel. False: this C library is not told so.")},
     {"unlink_if_stale", bnd_unlink_if_stale_method, METH_O,
      PyDoc_STR("unlink_if_stale($module, path, /)\n--\n\n"
                "Remove a named hub whose host is dead: True; False if it is alive.\n"

@@ -328,6 +328,9 @@ PyObject *bnd_host_fsck(SessionObject *self, PyObject *repair);
 PyObject *bnd_fsck_method(PyObject *module, PyObject *args);
 PyObject *bnd_fsck_dump_method(PyObject *module, PyObject *args);
 
+/* ---- heap.c --------------------------------------------------------------- */
+PyObject *bnd_keep_freed_memory_method(PyObject *module, PyObject *unused);
+
 /* ---- parent.c ------------------------------------------------------------ */
 PyObject *bnd_die_with_parent_method(PyObject *module, PyObject *args);
 

@@ -24,6 +24,7 @@ __all__ = ["main"]
 
 FAILED = 3
 RAISED = 1  # as Python itself
+MALLOC_TOLD = ("GLIBC_TUNABLES", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_")
 
 
 class _NotAPlugin(Exception):
@@ -42,6 +43,8 @@ def main(options: dict[str, Any], arguments: list[str]) -> int:
     faulthandler.enable()
     if not core.die_with_parent(options["parent"], GRACE_SECONDS):
         return FAILED  # the host is gone already
+    if not any(name in os.environ for name in MALLOC_TOLD):
+        core.keep_freed_memory()
     # A pipe makes print() wait for a full buffer; here lines are read as they come.
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(line_buffering=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import signal
 import sys
 from pathlib import Path
@@ -285,3 +286,34 @@ def test_ctrl_c_during_spawn_leaves_nothing(host: shmhub.PluginHost, tmp_path: P
         host.spawn(write_plugin(tmp_path, body), start_timeout=PATIENCE)
     thread.join()
     assert host.spawn(ZOO).echo(1) == 1
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's malloc is told")
+@pytest.mark.parametrize("told", [False, True], ids=["usual", "told by the user"])
+def test_what_a_call_frees_is_there_for_the_next(
+    host: shmhub.PluginHost, tmp_path: Path, told: bool
+) -> None:
+    body = """
+        import resource
+        import shmhub
+
+        plugin = shmhub.Plugin("hungry")
+
+        @plugin.method
+        def faults():
+            "Pages that this call had from the kernel."
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+            several = [bytearray(9 << 20) for _ in range(3)]
+            for one in several:
+                one[::4096] = bytes(len(one[::4096]))
+            return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+        if __name__ == "__main__":
+            plugin.run()
+    """
+    env = {"MALLOC_TRIM_THRESHOLD_": "131072"} if told else None
+    hungry = host.spawn(write_plugin(tmp_path, body, "hungry"), env=env)
+    hungry.faults()
+    pages = 3 * (9 << 20) // os.sysconf("SC_PAGESIZE")
+    again = min(hungry.faults() for _ in range(3))
+    assert again > pages // 2 if told else again < pages // 10
