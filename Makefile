@@ -88,16 +88,14 @@ format: $(VENV)/.dev
 	$(BIN)/ruff check --fix $(LINTED)
 	$(BIN)/ruff format $(LINTED)
 
-# The stub of the compiled module is compared with the module itself. pyright is no dependency (it
-# fetches itself from another registry when it is first run): it is used where it is installed.
+# The stub of the compiled module is compared with the module itself.
 AS_USERS_SEE_IT := tests/support/typed_plugin.py
-PYRIGHT ?= $(shell command -v $(BIN)/pyright pyright | head -n 1)
 types: $(VENV)/.dev
 	$(BIN)/mypy --strict shmhub
 	$(BIN)/mypy --strict --ignore-missing-imports examples
 	$(BIN)/mypy --strict $(AS_USERS_SEE_IT)
 	$(BIN)/stubtest --allowlist .ci/stubtest-allowlist --ignore-unused-allowlist shmhub._core
-	@if [ -x "$(PYRIGHT)" ]; then "$(PYRIGHT)" --pythonpath $(BIN)/python $(AS_USERS_SEE_IT); fi
+	@.ci/pyright $(BIN)/python shmhub $(AS_USERS_SEE_IT)
 
 # ---- the C core, without Python --------------------------------------------------------------
 

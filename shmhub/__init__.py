@@ -100,10 +100,14 @@ if TYPE_CHECKING:
         RestartPolicy,
     )
 
+
 # Tracebacks and reprs name them as users do: shmhub.PeerGoneError.
-for _name in _error_names:
-    globals()[_name].__module__ = __name__
-del _name
+def _name_as_users_do() -> None:
+    for name in _error_names:
+        globals()[name].__module__ = __name__
+
+
+_name_as_users_do()
 
 Doorbell = _native_core.Doorbell
 Frame = _native_core.Frame

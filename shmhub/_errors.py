@@ -199,6 +199,8 @@ class RemoteError(ShmhubError):
 
     type_name: str = ""
     remote_traceback: str = ""
+    original: BaseException | None = None
+    """What was raised there, if it could be pickled and is known here."""
 
 
 class PluginDiedError(PeerGoneError):

@@ -122,9 +122,12 @@ def _of_process(pid: int) -> Iterator[Checked]:
         path = f"{folder}/{name}"
         try:
             status = os.stat(path)
-            identity = (status.st_dev, status.st_ino)
-            if not stat.S_ISREG(status.st_mode) or identity in seen:
-                continue
+        except OSError:
+            continue  # closed meanwhile
+        identity = (status.st_dev, status.st_ino)
+        if not stat.S_ISREG(status.st_mode) or identity in seen:
+            continue
+        try:
             found = Checked(path, FsckReport.from_core(core.fsck(path, False)))
         except HubFormatError as error:
             if not os.readlink(path).startswith(ANONYMOUS):

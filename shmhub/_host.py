@@ -99,8 +99,9 @@ class HubHost(core.Host):
             self.close()
             raise
 
+    # What the core gives, with names.
     @property
-    def config(self) -> HubConfig:  # type: ignore[override]  # with names
+    def config(self) -> HubConfig:  # type: ignore[override]  # pyright: ignore
         """What is in force: defaults filled in, growth cut to the address space."""
         return HubConfig.from_core(super().config)
 
@@ -111,7 +112,9 @@ class HubHost(core.Host):
         found = (PeerStatus(*raw) for raw in self.raw_peers())
         return tuple(one._replace(name=peer_name(one.peer_id, one.name)) for one in found)
 
-    def add_peer(self, name: str | None = None) -> PeerInfo:  # type: ignore[override]  # with names
+    def add_peer(  # type: ignore[override]  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, name: str | None = None
+    ) -> PeerInfo:
         """Reserve a place for one peer.
 
         Args:

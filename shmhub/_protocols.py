@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol, Self, TypedDict, runtime_checkable
 from shmhub._statistics import TransportStatistics
 
 if TYPE_CHECKING:
-    from typing_extensions import Buffer, Unpack
+    from typing_extensions import Buffer
 
     from shmhub._native import core
 
@@ -53,13 +53,24 @@ class _Immediate(Protocol):
         self,
         payload: Buffer = b"",
         /,
-        **labels: Unpack[Labels],
+        *,
+        to: int | None = ...,
+        channel: int = ...,
+        method: int = ...,
+        flags: int = ...,
+        message_id: int | None = ...,
+        deadline: float | None = ...,
     ) -> int: ...
     def send_many_nowait(
         self,
         payloads: Iterable[Buffer],
         /,
-        **labels: Unpack[ManyLabels],
+        *,
+        to: int | None = ...,
+        channel: int = ...,
+        method: int = ...,
+        flags: int = ...,
+        deadline: float | None = ...,
     ) -> list[int]: ...
     def recv_nowait(self) -> core.Frame: ...
     def recv_many_nowait(self, max: int) -> list[core.Frame]: ...
@@ -75,16 +86,25 @@ class Transport(_Immediate, Protocol):
         payload: Buffer = b"",
         /,
         *,
+        to: int | None = ...,
+        channel: int = ...,
+        method: int = ...,
+        flags: int = ...,
+        message_id: int | None = ...,
+        deadline: float | None = ...,
         timeout: float | None = None,
-        **labels: Unpack[Labels],
     ) -> int: ...
     def send_many(
         self,
         payloads: Iterable[Buffer],
         /,
         *,
+        to: int | None = ...,
+        channel: int = ...,
+        method: int = ...,
+        flags: int = ...,
+        deadline: float | None = ...,
         timeout: float | None = None,
-        **labels: Unpack[ManyLabels],
     ) -> list[int]: ...
     def recv(self, timeout: float | None = None) -> core.Frame: ...
     def recv_many(self, max: int, timeout: float | None = None) -> list[core.Frame]: ...
@@ -109,16 +129,25 @@ class AsyncTransport(_Immediate, Protocol):
         payload: Buffer = b"",
         /,
         *,
+        to: int | None = ...,
+        channel: int = ...,
+        method: int = ...,
+        flags: int = ...,
+        message_id: int | None = ...,
+        deadline: float | None = ...,
         timeout: float | None = None,
-        **labels: Unpack[Labels],
     ) -> int: ...
     async def send_many(
         self,
         payloads: Iterable[Buffer],
         /,
         *,
+        to: int | None = ...,
+        channel: int = ...,
+        method: int = ...,
+        flags: int = ...,
+        deadline: float | None = ...,
         timeout: float | None = None,
-        **labels: Unpack[ManyLabels],
     ) -> list[int]: ...
     async def recv(self, timeout: float | None = None) -> core.Frame: ...
     async def recv_many(self, max: int, timeout: float | None = None) -> list[core.Frame]: ...

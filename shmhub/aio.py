@@ -24,7 +24,7 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from shmhub import _transport as sync
 from shmhub._aio_waiting import FrameQueue, Readiness, RetryQueue, check_timeout
@@ -222,7 +222,8 @@ class _AsyncTransport:
                 elif len(sent) < len(items):
                     await self._give_way()
         except BaseException as error:
-            error.sent = len(sent)  # type: ignore[attr-defined]
+            told: Any = error
+            told.sent = len(sent)
             raise
         return sent
 
@@ -293,9 +294,9 @@ class _AsyncTransport:
         waiting |= self._sends.serve()
         return self._allocs.serve() or waiting
 
-    def _disarm(self, kind: str) -> None:
+    def _disarm(self, kind: Literal["send", "alloc"]) -> None:
         if not self._sync.closed:
-            self._sync.poll_cancel(kind)  # type: ignore[arg-type]  # one of the two literals
+            self._sync.poll_cancel(kind)
 
     def close(self) -> None:
         """Close in good order; tasks that wait here get HubClosedError. Idempotent."""

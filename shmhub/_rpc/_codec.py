@@ -47,6 +47,7 @@ class Codec(Protocol):
         Raises:
             CodecError: what cannot be encoded; any other exception counts as that.
         """
+        ...
 
     def decode(self, data: bytes, buffers: Sequence[memoryview]) -> Any:
         """The value again.
@@ -84,7 +85,8 @@ def _bytes(view: Any) -> bytes:
 
 def _view(view: Any, format: str, shape: tuple[int, ...]) -> memoryview:
     flat = memoryview(view).cast("B")
-    return flat if (format, len(shape)) == ("B", 1) else flat.cast(format, shape)  # type: ignore[call-overload]
+    to: Any = format  # whatever memoryview said on the other side
+    return flat if (format, len(shape)) == ("B", 1) else flat.cast(to, shape)
 
 
 class _Buffered:

@@ -256,7 +256,7 @@ class Failure:
             except Exception:  # its class is not here, or does not take what it gave
                 original = None
             if isinstance(original, BaseException):
-                error.original = original  # type: ignore[attr-defined]
+                error.original = original
         if trace:
             error.add_note(f"Remote traceback ({what}):\n{trace.rstrip()}")
         return error

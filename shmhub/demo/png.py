@@ -19,7 +19,7 @@ import struct
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 from shmhub.demo import filters
 
@@ -282,7 +282,8 @@ def decode(
     if size > max_raster:
         raise PngError(f"decodes to {size} bytes, more than the {max_raster} this demo takes")
     out = alloc(size)
-    with memoryview(out) as view:  # type: ignore[arg-type]
+    buffer: Any = out
+    with memoryview(buffer) as view:
         start = _write_head(view, parsed.header, parsed.before, parsed.after)
         _unfilter(parsed, view, start)
     return out
@@ -359,7 +360,7 @@ def _ways(header: Header) -> list[tuple[tuple[int, ...], int]]:
         return [unfiltered]
     size = header.pixels_size()
     kinds: tuple[int, ...] = filters.QUICK if size > _QUICK_ABOVE else filters.ALL
-    ways = [(kinds, zlib.Z_FILTERED)]
+    ways: list[tuple[tuple[int, ...], int]] = [(kinds, zlib.Z_FILTERED)]
     if size <= _TRY_ALL_BELOW:
         ways += [(kinds, zlib.Z_DEFAULT_STRATEGY), unfiltered]
     return ways

@@ -103,8 +103,9 @@ class PluginHost:
             return asyncio.run_coroutine_threadsafe(function(*args, **kwargs), self._loop).result()
 
         # `wraps` refers to the original, which would be taken for what is called.
-        run.__signature__ = inspect.signature(function)  # type: ignore[attr-defined]
-        del run.__wrapped__
+        told: Any = run
+        told.__signature__ = inspect.signature(function)
+        del told.__wrapped__
         return run
 
     @property
@@ -334,19 +335,20 @@ class AsyncStream:
         self._closed = False
 
     async def _open(self) -> Stream:
-        if self._stream is None:
+        stream = self._stream
+        if stream is None:
             if self._opening is None:
                 raise StopAsyncIteration
             opening, self._opening = self._opening, None
-            self._stream = await opening()
+            stream = self._stream = await opening()
             loop, news = self._host._enter(), self._news
 
             def tell() -> None:
                 with contextlib.suppress(RuntimeError):  # the loop was closed
                     loop.call_soon_threadsafe(news.set)
 
-            self._stream.on_ready = tell
-        return self._stream
+            stream.on_ready = tell
+        return stream
 
     def __aiter__(self) -> AsyncIterator[Any]:
         return self

@@ -9,6 +9,7 @@ from __future__ import annotations
 import faulthandler
 import importlib
 import importlib.util
+import io
 import os
 import signal
 import sys
@@ -46,7 +47,7 @@ def main(options: dict[str, Any], arguments: list[str]) -> int:
     if not any(name in os.environ for name in MALLOC_TOLD):
         core.keep_freed_memory()
     # A pipe makes print() wait for a full buffer; here lines are read as they come.
-    if hasattr(sys.stdout, "reconfigure"):
+    if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)
     try:
         apply_limits(options["limits"])

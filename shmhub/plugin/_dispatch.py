@@ -164,9 +164,11 @@ class Group:
         link = channel.link
         call: Any = NotImplemented
         try:
-            simple = channel.caller is not None and not (kwargs or view or self.keep_times)
-            if simple and current.get() is None:  # which would have to say whose part it is
-                call = channel.caller.call(method, args, deadline)
+            caller = channel.caller
+            simple = not (kwargs or view or self.keep_times)
+            # In the course of another call it would have to say whose part it is.
+            if caller is not None and simple and current.get() is None:
+                call = caller.call(method, args, deadline)
             if call is NotImplemented:
                 call = link.begin(
                     method,

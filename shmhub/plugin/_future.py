@@ -110,4 +110,4 @@ class CallFuture(Future[Any]):
 
     def _invoke_callbacks(self) -> None:
         if self._done_callbacks:
-            self.group.workers.post(super()._invoke_callbacks)  # type: ignore[misc]
+            self.group.workers.post(super()._invoke_callbacks)  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue]

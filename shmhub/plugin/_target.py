@@ -184,7 +184,8 @@ def _interpreter_flags() -> list[str]:
     """-X, -W, -I and the like of this interpreter, as multiprocessing hands them on, too."""
     import subprocess
 
-    return list(subprocess._args_from_interpreter_flags())  # type: ignore[attr-defined]
+    module: Any = subprocess
+    return list(module._args_from_interpreter_flags())
 
 
 def options_variable(options: Mapping[str, Any]) -> dict[str, str]:

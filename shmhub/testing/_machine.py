@@ -45,7 +45,7 @@ class _Sent:
 
     what: str
     future: Future[Any]
-    right: Callable[[Any], bool]
+    right: Callable[[Any], Any]
     expected: str
 
 
@@ -119,7 +119,9 @@ class PluginMachine(RuleBasedStateMachine):
         Args:
             expected: the right answer; or a function that says whether an answer is right.
         """
-        right = expected if callable(expected) else lambda answer: _same(answer, expected)
+        right: Callable[[Any], Any] = (
+            expected if callable(expected) else lambda answer: _same(answer, expected)
+        )
         future = self.plugin.submit(method, *args, **kwargs)
         self._sent.append(_Sent(f"{method}()", future, right, _short(expected)))
         if self._stopped is None:

@@ -58,15 +58,19 @@ def pids_of(target: Any) -> list[int]:
         TypeError: that is nothing with processes.
         ProcessLookupError: it has none just now.
     """
-    if isinstance(target, int) and not isinstance(target, bool):
+    if type(target) is int:
         return [target]
     replicas = getattr(target, "replicas", None)
     if isinstance(replicas, tuple):
         pids = [one.pid for one in replicas if one.pid is not None]
-    elif hasattr(target, "pid"):
-        pids = [] if target.pid is None else [target.pid]
     else:
-        raise TypeError(f"a plugin's handle, a process or a pid is needed, not {target!r}")
+        try:
+            pid = target.pid
+        except AttributeError:
+            raise TypeError(
+                f"a plugin's handle, a process or a pid is needed, not {target!r}"
+            ) from None
+        pids = [] if pid is None else [pid]
     if not pids:
         raise ProcessLookupError(f"{target!r} has no process just now")
     return pids

@@ -25,6 +25,26 @@ class ImageHandle(shmhub.PluginHandle):
     def resize(self, png: bytes, *, width: int) -> bytes: ...  # type: ignore[empty-body]
 
 
+def sends(transport: shmhub.Transport) -> None:
+    """Any transport of either side will do."""
+    transport.send(b"", to=1, channel=2, message_id=3, timeout=4)
+
+
+def all_transports(
+    one: shmhub.HubHostPeerTransport, all: shmhub.HubHostTransport, peer: shmhub.HubPeerTransport
+) -> None:
+    for transport in (one, all, peer):
+        sends(transport)
+
+
+def all_asynchronous_ones(
+    one: shmhub.aio.HubHostPeerTransport,
+    all: shmhub.aio.HubHostTransport,
+    peer: shmhub.aio.HubPeerTransport,
+) -> tuple[shmhub.AsyncTransport, ...]:
+    return one, all, peer
+
+
 def untyped(host: shmhub.PluginHost) -> None:
     handle = host.spawn("image.py", replicas=2)
     assert_type(handle, shmhub.PluginHandle)
