@@ -135,12 +135,12 @@ class Engine(Endpoint):
             return
         try:
             hello = decode_plain(link, frame)
-            methods = hello["methods"]
+            methods = hello.get("methods")
             if type(methods) is not list or not all(
                 type(one) is dict and type(one.get("name")) is str for one in methods
             ):
                 raise CodecError("its methods are not a list of dicts with names")
-        except (CodecError, KeyError) as error:
+        except CodecError as error:
             logger.error("%s said hello in a way that cannot be read: %s", link.name, error)
             hello, methods = {"rpc": None, "problem": str(error)}, []
         link.set_methods(methods)

@@ -406,20 +406,19 @@ def _check_hello(
 ) -> None:
     """Is it one of ours, and what was asked for?"""
     where = f"start plugin {name!r}"
+    if "problem" in hello:
+        raise PluginStartError(f"{where}: its hello makes no sense: {hello['problem']}")
     if hello.get("rpc") != RPC_VERSION:
         raise PluginStartError(
             f"{where}: it speaks version {hello.get('rpc')!r} of the calls (shmhub "
             f"{hello.get('shmhub')!r}), this host version {RPC_VERSION}: install the same shmhub "
             f"for both ({sys.executable} is the host's)"
         )
-    methods, threads = hello.get("methods"), hello.get("threads")
-    if (
-        not isinstance(methods, list | tuple)
-        or not all(isinstance(one, dict) and isinstance(one.get("name"), str) for one in methods)
-        or not isinstance(threads, int)
-        or threads < 1
-    ):
-        raise PluginStartError(f"{where}: its hello makes no sense: {str(hello)[:200]}")
+    methods: Any = hello.get("methods")
+    threads: Any = hello.get("threads")
+    wrong = _wrong_with(methods, threads)
+    if wrong:
+        raise PluginStartError(f"{where}: its hello makes no sense: {wrong}")
     if hello.get("codec", codec) != codec:
         raise PluginStartError(
             f"{where}: it uses the codec {hello.get('codec')!r}, this host {codec!r}; pass "
@@ -427,3 +426,23 @@ def _check_hello(
         )
     if interface is not None:
         check_interface(name, interface, {one["name"]: one for one in methods})
+
+
+def _wrong_with(methods: Any, threads: Any) -> str:
+    """What a hello of somebody else's making says wrongly; "": nothing."""
+    if not isinstance(methods, list | tuple):
+        return f"its methods are a {type(methods).__name__}, not a list"
+    names = set()
+    for number, one in enumerate(methods):
+        if not isinstance(one, dict):
+            return f"method {number} is a {type(one).__name__}, not a dict"
+        if not isinstance(one.get("name"), str):
+            return f"method {number} has no name"
+        if one.get("kind") not in ("call", "stream"):
+            return f"the kind of {one['name']!r} is {one.get('kind')!r}, not 'call' or 'stream'"
+        if one["name"] in names:
+            return f"there are two methods {one['name']!r}"
+        names.add(one["name"])
+    if not isinstance(threads, int) or threads < 1:
+        return f"threads is {threads!r}, not a whole number from 1"
+    return ""

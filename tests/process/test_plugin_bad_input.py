@@ -1,0 +1,120 @@
+"""Plugins that answer, and yet say or do what no plugin should: a clear error, nothing lost."""
+
+from __future__ import annotations
+
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+import shmhub
+from shmhub.testing import wait_for_slots
+from tests.support.environment import PATIENCE
+from tests.support.plugins import ZOO, events, host, write_plugin
+
+__all__ = ["events", "host"]  # fixtures
+
+pytestmark = pytest.mark.time_limit(180)
+
+# ---- a hello of somebody else's making ---------------------------------------------------------
+
+FOREIGN = """
+    import shmhub
+    from shmhub._rpc import PeerEngine, Server
+    with shmhub.HubPeerTransport.from_argv() as transport:
+        PeerEngine(transport, Server(), hello={hello!r}).run()
+"""
+HELLOS = {
+    "no kind": ({"methods": [{"name": "echo"}]}, "the kind of 'echo' is None"),
+    "another kind": (
+        {"methods": [{"name": "echo", "kind": "shout"}]},
+        "the kind of 'echo' is 'shout', not 'call' or 'stream'",
+    ),
+    "no name": ({"methods": [{"kind": "call"}]}, "not a list of dicts with names"),
+    "a number for a name": ({"methods": [{"name": 5, "kind": "call"}]}, "dicts with names"),
+    "no dicts": ({"methods": ["echo"]}, "not a list of dicts with names"),
+    "no list": ({"methods": 5}, "not a list of dicts with names"),
+    "nothing": ({"methods": None}, "not a list of dicts with names"),
+    "twice": ({"methods": [{"name": "a", "kind": "call"}] * 2}, "there are two methods 'a'"),
+    "no threads": ({"threads": 0}, "threads is 0, not a whole number from 1"),
+    "threads in words": ({"threads": "four"}, "threads is 'four'"),
+    "another version": ({"rpc": 99}, "it speaks version 99 of the calls"),
+    "another codec": ({"codec": "json"}, "it uses the codec 'json', this host 'pickle'"),
+}
+
+
+@pytest.mark.parametrize("kind", HELLOS)
+def test_a_hello_that_makes_no_sense(host: shmhub.PluginHost, tmp_path: Path, kind: str) -> None:
+    hello, message = HELLOS[kind]
+    program = tmp_path / "foreign.py"
+    program.write_text(textwrap.dedent(FOREIGN.format(hello=hello)))
+    with pytest.raises(shmhub.PluginStartError) as failure:
+        host.spawn([sys.executable, str(program)], name="foreign")
+    assert "start plugin 'foreign'" in str(failure.value)
+    assert message in str(failure.value)
+
+
+def test_a_foreign_plugin_that_does_it_right_is_taken(
+    host: shmhub.PluginHost, tmp_path: Path
+) -> None:
+    """So that what is refused above is refused for what is wrong with it."""
+    program = tmp_path / "foreign.py"
+    program.write_text(textwrap.dedent(FOREIGN.format(hello={})))
+    foreign = host.spawn([sys.executable, str(program)], name="foreign")
+    with pytest.raises(shmhub.PluginMissingMethod, match="foreign has no method 'echo'"):
+        foreign.call("echo")
+
+
+# ---- methods -----------------------------------------------------------------------------------
+
+
+def test_a_result_of_two_gigabytes(host: shmhub.PluginHost, tmp_path: Path) -> None:
+    """Pages that nobody has written to: it costs no memory, unless somebody copies it."""
+    path = write_plugin(
+        tmp_path,
+        """
+        import shmhub
+        plugin = shmhub.Plugin("large")
+        @plugin.method
+        def zeros(size): return bytes(size)
+        @plugin.method
+        def chunks(size):
+            yield b"first"
+            yield bytes(size)
+        """,
+    )
+    # A copy would not fit into that.
+    large = host.spawn(path, rlimits={"data": 3 << 30})
+    for use in (
+        lambda: large.zeros(2 << 30),
+        lambda: large.submit("zeros", 2 << 30).result(PATIENCE),
+        lambda: list(large.chunks(2 << 30)),
+    ):
+        with pytest.raises(shmhub.ShmhubError, match="no slot of this hub can ever hold that"):
+            use()
+    assert large.zeros(5) == bytes(5)
+    assert large.replicas[0].restarts == 0
+    wait_for_slots(host)
+
+
+def test_arguments_of_two_gigabytes(host: shmhub.PluginHost) -> None:
+    zoo = host.spawn(ZOO)
+    with pytest.raises(shmhub.PayloadTooLargeError):
+        zoo.echo(bytes(2 << 30))
+    assert zoo.echo(1) == 1
+    wait_for_slots(host)
+
+
+def test_names_that_never_go_out(host: shmhub.PluginHost, tmp_path: Path) -> None:
+    zoo = host.spawn(ZOO)
+    for name in ("_note", "__init__", "no such name", "", "os", "plugin"):
+        with pytest.raises(shmhub.PluginMissingMethod):
+            zoo.call(name)
+        with pytest.raises(shmhub.PluginMissingMethod):
+            zoo.submit(name).result(PATIENCE)
+    for name, problem in (("_hidden", "underscore"), ("restart", "caller's side")):
+        body = f"import shmhub\nplugin = shmhub.Plugin('p')\n@plugin.method\ndef {name}(): pass\n"
+        with pytest.raises(shmhub.PluginStartError, match=problem):
+            host.spawn(write_plugin(tmp_path, body))
+    assert zoo.echo(1) == 1

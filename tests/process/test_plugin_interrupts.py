@@ -1,0 +1,152 @@
+"""Ctrl-C while a call waits; and what an exception still is after two hops."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from pathlib import Path
+
+import pytest
+
+import shmhub
+from shmhub.testing import wait_for_slots
+from tests.support.environment import PATIENCE
+from tests.support.gate import Gate
+from tests.support.plugins import ZOO, events, host, write_plugin
+from tests.support.waiting import until
+
+__all__ = ["events", "host"]  # fixtures
+
+pytestmark = pytest.mark.time_limit(120)
+
+
+@pytest.mark.parametrize("way", ["call", "result", "items"])
+def test_ctrl_c_during_a_call_cancels_it_over_there(
+    host: shmhub.PluginHost, tmp_path: Path, way: str
+) -> None:
+    path = write_plugin(
+        tmp_path,
+        """
+        import time
+        import shmhub
+        plugin = shmhub.Plugin("waiting")
+        ENDS = []
+        def wait(fifo):
+            call = shmhub.current_call()
+            with open(fifo, "w"): pass
+            try:
+                while not call.cancelled: time.sleep(0.001)  # nothing tells a plain function
+                ENDS.append("cancelled")
+            finally:
+                ENDS.append("left")
+        @plugin.method
+        def hold(fifo, ballast): wait(fifo)
+        @plugin.method
+        def items(fifo, ballast):
+            yield 1
+            wait(fifo)
+            yield 2
+        @plugin.method
+        def ends(): return ENDS
+        """,
+    )
+    waiting = host.spawn(path)
+    fifo = tmp_path / "begun"
+    os.mkfifo(fifo)
+
+    def interrupt() -> None:
+        with open(fifo):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    ballast = bytes(20_000)
+    with pytest.raises(KeyboardInterrupt):
+        if way == "call":
+            waiting.hold(str(fifo), ballast)
+        elif way == "result":
+            future = waiting.submit("hold", str(fifo), ballast)
+            try:
+                future.result(PATIENCE)
+            except KeyboardInterrupt:
+                assert future.cancel()  # a Future outlives who waits for it
+                raise
+        else:
+            with waiting.items(str(fifo), ballast) as items:
+                list(items)
+    thread.join()
+    # It ran in the only thread there: this call comes after it.
+    assert waiting.ends()[:1] == ["cancelled"]
+    until(lambda: waiting.replicas[0].calls == 0, "nothing to be under way")
+    wait_for_slots(host)
+    assert waiting.replicas[0].restarts == 0
+
+
+def test_ctrl_c_before_a_call_has_begun(host: shmhub.PluginHost, tmp_path: Path) -> None:
+    """It waits for the only replica; the plugin never hears of it."""
+    zoo = host.spawn(ZOO)
+    gate = Gate(tmp_path)
+    running = zoo.submit("gate", gate.paths)
+    gate.wait_entered()
+    threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt):
+        zoo.remember("never")
+    gate.let_go()
+    running.result(PATIENCE)
+    gate.close()
+    assert zoo.remembered() == []
+    wait_for_slots(host)
+
+
+HOPS = """
+    import shmhub
+    plugin = shmhub.Plugin("hopping")
+    class Own(KeyError): pass
+    @plugin.method
+    def fail(kind):
+        if kind == "own": raise Own("from the second")
+        raise {"value": ValueError, "key": KeyError, "zero": ZeroDivisionError}[kind]("from B")
+    @plugin.method
+    def relay(kind):
+        try:
+            plugin.host.ask_b(kind)
+        except (ValueError, KeyError, ZeroDivisionError) as error:
+            known = ValueError, KeyError, ZeroDivisionError
+            plugin.host.note([one.__name__ for one in known if isinstance(error, one)])
+            raise
+"""
+
+
+@pytest.mark.parametrize(
+    ("kind", "builtin"),
+    [("value", ValueError), ("key", KeyError), ("zero", ZeroDivisionError), ("own", KeyError)],
+)
+def test_the_built_in_base_is_kept_over_two_hops(
+    host: shmhub.PluginHost, tmp_path: Path, kind: str, builtin: type[Exception]
+) -> None:
+    """Host -> A, which calls back the host, which calls B, which raises."""
+    path = write_plugin(tmp_path, HOPS)
+    second = host.spawn(path, name="B")
+    seen: list[list[str]] = []
+    in_host: list[BaseException] = []
+
+    @host.callback
+    def ask_b(kind: str) -> None:
+        try:
+            second.fail(kind)
+        except builtin as error:
+            in_host.append(error)
+            raise
+
+    host.callback(seen.append, name="note")
+    first = host.spawn(path, name="A")
+    with pytest.raises(builtin) as failure:
+        first.relay(kind)
+    assert seen == [[builtin.__name__]]
+    for error in (in_host[0], failure.value):
+        assert isinstance(error, shmhub.RemoteError)
+    # The way that it has come can be seen.
+    trace = failure.value.remote_traceback
+    assert "in relay" in trace
+    assert "in fail" in trace or "in fail" in in_host[0].remote_traceback
