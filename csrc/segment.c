@@ -324,6 +324,8 @@ int hub_segment_open(hub_segment *s, const char *path, hub_fault *fault) {
                              errno == ENOENT ? " (has the host closed it, or was the descriptor "
                                                "not passed on?)"
                                              : "");
+    /* Its own position, which nobody uses either: see hub_segment_publish. */
+    (void)lseek(s->fd, 0, SEEK_END);
     int rc = map_existing(s, path, fault);
     if (rc == 0) {
         s->path = strdup(path);

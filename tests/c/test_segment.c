@@ -57,6 +57,8 @@ static void stray_writes_are_refused(void) {
     hub_segment other;
     hub_fault fault;
     CHECK_OK_FAULT(hub_segment_open(&other, path, &fault), fault); /* the header is intact */
+    CHECK_EQ(write(other.fd, "stray", 5), -1); /* nor by who has opened it */
+    CHECK_EQ(errno, EPERM);
     hub_segment_fini(&other);
     arena_close(&a);
 }

@@ -15,6 +15,7 @@ from tests.mutants.table import Row
 from tests.mutants.workshop import Build
 
 SAMPLE_SECONDS = 50.0
+SAMPLE_ROWS = 40
 
 
 def _parse() -> argparse.Namespace:
@@ -117,6 +118,7 @@ def main() -> int:
         # Builds of other variants than the plain one take longer than the sample may.
         killable = [row for row in killable if not row.variant]
         random.Random(seed).shuffle(killable)
+        del killable[SAMPLE_ROWS:]
     outcomes = _run(core, killable, options.jobs, SAMPLE_SECONDS if options.brief else None)
     marks = Counter(row.verdict for row in wanted)
     bad = outcomes["SURVIVED"] + outcomes["ERROR"]

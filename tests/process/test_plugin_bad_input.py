@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import textwrap
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 import shmhub
 from shmhub.testing import wait_for_slots
 from tests.support.environment import PATIENCE
-from tests.support.plugins import ZOO, events, host, write_plugin
+from tests.support.plugins import ZOO, Events, events, host, write_plugin
 
 __all__ = ["events", "host"]  # fixtures
 
@@ -118,3 +119,43 @@ def test_names_that_never_go_out(host: shmhub.PluginHost, tmp_path: Path) -> Non
         with pytest.raises(shmhub.PluginStartError, match=problem):
             host.spawn(write_plugin(tmp_path, body))
     assert zoo.echo(1) == 1
+
+
+# ---- everything that a process can reach -------------------------------------------------------
+
+
+def test_a_plugin_that_writes_to_every_descriptor_it_has(
+    host: shmhub.PluginHost, events: Events, tmp_path: Path
+) -> None:
+    """Among them the hub, the doorbell, the host's bell. Another plugin is none the worse."""
+    path = write_plugin(
+        tmp_path,
+        """
+        import os
+        import random
+        import shmhub
+        plugin = shmhub.Plugin("scribbler")
+        @plugin.method
+        def scribble(seed):
+            garbage = random.Random(seed).randbytes(4096)
+            for name in os.listdir("/proc/self/fd"):
+                try:
+                    os.set_blocking(int(name), False)
+                    os.write(int(name), garbage)
+                except OSError:
+                    pass
+            return "done"
+        """,
+    )
+    zoo = host.spawn(ZOO)
+    always = shmhub.RestartPolicy(max_restarts=None, backoff=0.01)
+    scribbler = host.spawn(path, restart=always)
+    for seed in range(5):
+        # It may be taken for what it is, and lose its place.
+        with contextlib.suppress(shmhub.PluginDiedError):
+            assert scribbler.call("scribble", seed, timeout=PATIENCE) == "done"
+        assert zoo.echo(bytes(5000)) == bytes(5000)
+    scribbler.stop()
+    assert zoo.replicas[0].restarts == 0
+    assert host.hub.fsck().clean
+    assert zoo.echo(bytes(300_000)) == bytes(300_000)
