@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import warnings
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
 
@@ -85,6 +86,8 @@ class HubHost(core.Host):
         """As `_core.Host`; use `create`."""
         super().__init__(*core_arguments)
         self._removed: set[tuple[int, int]] = set()  # id and epoch, until it has been logged
+        # Told of each violation: id, epoch, what. For shmhub's own layers above.
+        self._on_violation: Callable[[int, int, str], object] | None = None
 
     def _warn_of_limit(self, wanted: HubConfig) -> None:
         got = self.config
@@ -196,6 +199,8 @@ class HubHost(core.Host):
                 self._removed.discard((peer_id, epoch))
                 level = logging.DEBUG  # the application's own doing
             logger.log(level, text, peer_id, epoch, pid, f": {detail}" if detail else "")
+            if kind == "violation" and self._on_violation is not None:
+                self._on_violation(peer_id, epoch, detail)
 
     def __enter__(self) -> Self:
         return self

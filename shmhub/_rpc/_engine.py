@@ -39,6 +39,8 @@ class Engine(Endpoint):
         on_hello: a peer has said who it is: calls may begin. Both are called by whoever reads:
             short, never user code.
         on_lost: a link is over, cleanly or not (`error.clean`); its calls are done by then.
+        on_violation: a message of that peer was lost, because the hub's memory says what no honest
+            peer writes: whoever waits for it may wait for ever, so the peer is to be replaced.
     """
 
     bounds_queues = True
@@ -53,6 +55,7 @@ class Engine(Endpoint):
         name: str = "host",
         on_hello: Callable[[Link], None] | None = None,
         on_lost: Callable[[Link, PeerGoneError], None] | None = None,
+        on_violation: Callable[[Link, str], None] | None = None,
     ) -> None:
         transport = HubHostTransport(host)
         transport.set_hold_limit(
@@ -69,6 +72,9 @@ class Engine(Endpoint):
         self._links_lock = threading.Lock()
         self._on_hello = on_hello
         self._on_lost = on_lost
+        self._on_violation = on_violation
+        host._on_violation = self._violated
+        self.reading.on_violation = host._log_events
         self._workers = Workers(callback_threads, name="shmhub-callback")
         self._handlers[wire.HELLO] = self._hello
 
@@ -78,6 +84,7 @@ class Engine(Endpoint):
 
     def close(self, timeout: float | None = 5.0) -> None:
         """End all conversations; idempotent. Closes the transport, not the host."""
+        self.host._on_violation = None
         self.transport.close()
         self.reading.end(HubClosedError("the engine was closed"))
         self.reading.join(timeout)
@@ -194,6 +201,11 @@ class Engine(Endpoint):
                 del self._links[error.peer_id]
         if self._on_lost is not None:
             self._on_lost(found, error)
+
+    def _violated(self, peer_id: int, epoch: int, what: str) -> None:
+        for link in self._links.get(peer_id, ()):
+            if link.epoch == epoch and self._on_violation is not None:
+                self._on_violation(link, what)
 
     def _ended(self, error: BaseException) -> None:
         with self._links_lock:

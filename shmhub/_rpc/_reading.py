@@ -104,6 +104,7 @@ class Reading:
         self.turns = 0  # how often `wait` has read
         self._soon: deque[Callable[[], None]] = deque()
         self._interrupt = transport.interrupt
+        self.on_violation: Callable[[], object] = lambda: None  # a message was lost to one
         self.unattended: set[int] = set()  # calls that nobody waits for: the lookout reads on
         self._park = threading.Lock()
         self._park.acquire()
@@ -204,8 +205,9 @@ class Reading:
         """What a receive has raised, if it is about the transport; anything else is raised."""
         if isinstance(error, ENDS):
             self.end(error)
-        elif isinstance(error, ProtocolViolation):  # that peer is quarantined; the others go on
+        elif isinstance(error, ProtocolViolation):  # of one peer; the others go on
             logger.error("%s", error)
+            self.on_violation()
         else:
             raise error
 
@@ -278,10 +280,8 @@ class Reading:
                 return
             try:
                 self._collect_all(self.inbox, BATCH, None)
-            except ENDS as error:
-                self.end(error)
-            except ProtocolViolation as error:
-                logger.error("%s", error)
+            except (*ENDS, ProtocolViolation) as error:
+                self.failed(error)
             except Exception as error:
                 logger.exception("%s cannot receive any more", self._lookout.name)
                 self.end(error)

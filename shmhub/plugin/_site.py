@@ -72,6 +72,7 @@ class Site:
                 callback_threads=callback_threads,
                 on_hello=self._on_hello,
                 on_lost=self._on_lost,
+                on_violation=self._on_violation,
             )
             undo.callback(self.engine.close)
             self.engine.start()
@@ -133,6 +134,9 @@ class Site:
     def _on_lost(self, link: Link, gone: PeerGoneError) -> None:
         self.post(self._lost, link, gone)
 
+    def _on_violation(self, link: Link, what: str) -> None:
+        self.post(self._violated, link, what)
+
     # In the loop
 
     def _hello(self, link: Link) -> None:
@@ -144,6 +148,11 @@ class Site:
         replica = self._replicas.get(link)
         if replica is not None:
             replica.link_lost(link, gone)
+
+    def _violated(self, link: Link, what: str) -> None:
+        replica = self._replicas.get(link)
+        if replica is not None:
+            replica.kill(f"it sent what no plugin may send: {what}", restart=True)
 
 
 def _after_fork() -> None:

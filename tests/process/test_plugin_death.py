@@ -335,3 +335,22 @@ def test_the_dead_leave_nothing(host: shmhub.PluginHost) -> None:
         "the slots of the dead",
         patience=5,
     )
+
+
+def test_one_whose_message_was_lost_to_scribbling_is_replaced(
+    host: shmhub.PluginHost, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answer that is not there any more would be waited for without end."""
+    zoo = host.spawn(ZOO)
+    hub = host.hub
+    link: Any = zoo._replicas.group.channels[0].link
+    told = [("violation", link.peer_id, link.epoch, zoo.pid, "a message names another's slot")]
+    future = zoo.submit("gate", gate.paths)
+    gate.wait_entered()
+    monkeypatch.setattr(hub, "next_event", lambda: told.pop() if told else None)
+    link.endpoint.reading.failed(shmhub.ProtocolViolation("found in the ring"))
+    with pytest.raises(shmhub.PluginDiedError, match="what no plugin may send") as failure:
+        future.result(PATIENCE)
+    assert failure.value.signal == signal.SIGKILL
+    assert zoo.echo(1) == 1
+    assert zoo.replicas[0].restarts == 1
