@@ -241,7 +241,8 @@ typedef struct changing {
 
 static int read_changing(const hub_fsck_source *source, uint64_t offset, void *into, size_t length) {
     changing *c = (changing *)(uintptr_t)source->context;
-    memcpy(into, c->base + offset, length);
+    for (size_t i = 0; i < length; i++) /* the service thread may write there */
+        ((unsigned char *)into)[i] = __atomic_load_n(c->base + offset + i, __ATOMIC_RELAXED);
     if (offset <= c->offset && c->offset + 8 <= offset + length) {
         memcpy((unsigned char *)into + (c->offset - offset), &c->values[c->again ? c->reads % 2 : c->reads > 0],
                8);
