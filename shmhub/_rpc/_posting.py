@@ -22,6 +22,7 @@ from shmhub._errors import (
     HubNoSpaceError,
     HubTimeoutError,
     PeerGoneError,
+    PeerStateError,
     SlotsExhaustedError,
     WouldBlockError,
 )
@@ -34,7 +35,8 @@ __all__ = ["LOST", "Posting"]
 SLOT_GRACE = 0.2  # seconds without a slot before a message goes in parts
 PART_LARGE = 64 << 10  # bytes of a part, where there is a slot for it
 MOST_UNSENT = 10_000  # short messages that wait for room
-LOST = (PeerGoneError, HostGoneError, HubClosedError)
+# PeerStateError: its place in the hub is gone already.
+LOST = (PeerGoneError, PeerStateError, HostGoneError, HubClosedError)
 
 
 class Posting:

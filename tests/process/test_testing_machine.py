@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections import Counter
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any, ClassVar
 import hypothesis.strategies as st
 import pytest
 from hypothesis import HealthCheck, Phase, settings
+from hypothesis.errors import Flaky
 from hypothesis.stateful import rule, run_state_machine_as_test
 
 import shmhub
@@ -104,7 +106,10 @@ def test_an_unsound_plugin_is_found(kind: str, tmp_path: Path) -> None:
             self.call("echo", value, expected=value)
 
     with pytest.raises(AssertionError, match=message):
-        run(Machine, 20, 20, seed=1)
+        for _ in range(3):
+            # Processes do not end in the same step each time, which hypothesis takes amiss.
+            with contextlib.suppress(Flaky):
+                run(Machine, 20, 20, seed=1)
 
 
 def test_a_process_that_is_left_is_found(tmp_path: Path) -> None:
