@@ -3,9 +3,10 @@
  * The core receives into the embedded hub_frame, so a Frame is made before there
  * is anything in it and becomes visible when there is.  An inline payload is the
  * frame's own bytes; another one is a slot that this process owns until release(),
- * the frame's end, or a send that passes it on.  A view pins either.
+ * the frame's end, a send that passes it on, or take().  A view pins either.
  *
  * Not a GC type: it refers to no Python object. */
+#include "args.h"
 #include "held.h"
 
 #include <string.h>
@@ -208,6 +209,63 @@ void bnd_frame_object_settle(FrameObject *self, int claim, bool sent)
         hub_session_unhold(session); /* the slot itself is the receiver's now */
 }
 
+/* ---- its slot, for what is to be sent in its place ------------------------- */
+static PyObject *frame_place(FrameObject *self, PyObject *data)
+{
+    Py_buffer view;
+    if (bnd_arg_buffer(data, "place", &view) < 0)
+        return NULL;
+    uintptr_t begin = (uintptr_t)bnd_frame_object_data(self), at = (uintptr_t)view.buf;
+    bool inside = at >= begin && (uint64_t)(at - begin) <= self->frame.length &&
+                  (uint64_t)view.len <= self->frame.length - (uint64_t)(at - begin);
+    PyBuffer_Release(&view);
+    if (!inside)
+        Py_RETURN_NONE;
+    return PyLong_FromSize_t((size_t)(at - begin));
+}
+
+/* The slot is the caller's, with the frame's hold of its session; or NULL and an exception. */
+static hub_session *give_up_slot(FrameObject *self, hub_slot *ret)
+{
+    hub_session *session = NULL;
+    bool held, shown, has_slot;
+    HUB_BEGIN_CRITICAL(self);
+    held = self->holding == HUB_HELD;
+    shown = self->exports > 0;
+    has_slot = self->session != NULL;
+    if (held && has_slot && !shown) {
+        self->holding = HUB_MOVED;
+        session = take_out(self, ret);
+    }
+    HUB_END_CRITICAL();
+    if (!held) {
+        unusable(self);
+    } else if (!has_slot) {
+        PyErr_SetString(PyExc_ValueError, "frame has no slot: its payload came inline");
+    } else if (shown) {
+        PyErr_SetString(PyExc_BufferError, "cannot take the slot of a frame that views still show: "
+                                           "delete the array or view first");
+    }
+    return session;
+}
+
+static PyObject *frame_take(FrameObject *self, PyObject *Py_UNUSED(unused))
+{
+    hub_state *state = bnd_state_of_type(Py_TYPE(self));
+    SlotObject *taken = state == NULL ? NULL : bnd_slot_object_new(state);
+    hub_slot slot;
+    if (taken == NULL)
+        return NULL;
+    hub_session *session = give_up_slot(self, &slot);
+    if (session == NULL) {
+        Py_DECREF(taken);
+        return NULL;
+    }
+    bnd_slot_object_fill(taken, session, &slot, self->frame.length);
+    hub_session_unhold(session); /* the Slot has its own hold */
+    return (PyObject *)taken;
+}
+
 /* ---- buffer -------------------------------------------------------------- */
 static int frame_getbuffer(FrameObject *self, Py_buffer *view, int flags)
 {
@@ -316,6 +374,13 @@ static PyMethodDef frame_methods[] = {
     {"reply_to", (PyCFunction)frame_reply_to, METH_NOARGS,
      PyDoc_STR("reply_to($self, /)\n--\n\n"
                "dict(to=, channel=, method=, message_id=) for a send that answers this message.")},
+    {"place", (PyCFunction)frame_place, METH_O,
+     PyDoc_STR("place($self, data, /)\n--\n\n"
+               "Offset of a buffer that lies within the payload, or None: it lies elsewhere.")},
+    {"take", (PyCFunction)frame_take, METH_NOARGS,
+     PyDoc_STR("take($self, /)\n--\n\n"
+               "The payload's slot, to be filled and sent as one's own; the frame is then empty.\n"
+               "BufferError while views show it, ValueError when it came inline.")},
     {"__bytes__", (PyCFunction)frame_bytes, METH_NOARGS,
      PyDoc_STR("__bytes__($self, /)\n--\n\nA copy of the payload.")},
     {"__enter__", (PyCFunction)frame_enter, METH_NOARGS, NULL},

@@ -133,15 +133,17 @@ static PyMethodDef core_methods[] = {
                "A read-only look at a hub, live or dead, as a dict; nobody is disturbed.\n"
                "Raises HubFormatError, OSError.")},
     {"plain_encode", (PyCFunction)(void (*)(void))bnd_plain_encode_method, METH_FASTCALL,
-     PyDoc_STR("plain_encode($module, obj, buffers, limit, /)\n--\n\n"
+     PyDoc_STR("plain_encode($module, obj, buffers, limit, arrays, /)\n--\n\n"
                "Plain data as bytes; large buffers are appended to the list `buffers` (or None).\n"
                "None: it is not plain, or takes more than `limit` bytes beside those buffers.\n"
-               "A negative limit: there is none, and TypeError or ValueError says what is wrong.")},
+               "A negative limit: there is none, and TypeError or ValueError says what is wrong.\n"
+               "arrays: large arrays of numpy count as plain (with a limit).")},
     {"plain_decode", (PyCFunction)(void (*)(void))bnd_plain_decode_method, METH_FASTCALL,
-     PyDoc_STR("plain_decode($module, data, buffers, views, /)\n--\n\n"
+     PyDoc_STR("plain_decode($module, data, buffers, views, array, /)\n--\n\n"
                "The inverse. `buffers`: the large ones, or None. `views`: None; True: bytes come as\n"
                "a memoryview; a set: so do the elements of the tuple with these indices, and of the\n"
-               "dict at its end with these keys. ValueError: data are not plain data.")},
+               "dict at its end with these keys. array: called with shape, dtype and buffer of each\n"
+               "array; None: there may be none. ValueError: data are not plain data.")},
     {"die_with_parent", bnd_die_with_parent_method, METH_VARARGS,
      PyDoc_STR("die_with_parent($module, parent, grace, /)\n--\n\n"
                "Have the kernel end this process `grace` seconds after the thread that started it.\n"

@@ -299,7 +299,7 @@ void bnd_frame_object_settle(FrameObject *self, int claim, bool sent);
 const void *bnd_frame_object_data(const FrameObject *self);
 void bnd_frame_objects_forget(hub_state *state);
 
-/* ---- plain.c -------------------------------------------------------------- */
+/* ---- plain_write.c, plain_read.c ------------------------------------------ */
 PyObject *bnd_plain_encode_method(PyObject *module, PyObject *const *args, Py_ssize_t nargs);
 PyObject *bnd_plain_decode_method(PyObject *module, PyObject *const *args, Py_ssize_t nargs);
 /* Into `data`: bytes written; -1 without an exception: it is not plain, or has no room there. */

@@ -66,7 +66,7 @@ class PlainCodec:
 
     def encode(self, value: Any, buffers: list[Any]) -> bytes:
         try:
-            encoded = core.plain_encode(value, buffers, -1)
+            encoded = core.plain_encode(value, buffers, -1, False)
         except (TypeError, ValueError, RuntimeError, BufferError) as error:
             raise CodecError(f"encoding {_short(value)} with codec 'plain': {error}") from error
         assert encoded is not None  # without a limit it raises
@@ -113,6 +113,25 @@ class _Pickler(pickle.Pickler):
             flat = value if value.c_contiguous else memoryview(value.tobytes())
             return _view, (pickle.PickleBuffer(flat), value.format, value.shape)
         return NotImplemented
+
+
+def make_array(shape: tuple[int, ...], dtype: str, buffer: Any) -> Any:
+    """An array over a buffer that came; what `core.plain_decode` calls.
+
+    Raises:
+        ValueError: they do not fit each other, or there is no numpy here.
+    """
+    try:
+        import numpy
+    except ImportError as error:
+        raise ValueError(f"a numpy array came, and numpy is not installed here: {error}") from None
+    try:
+        array = numpy.ndarray(shape, dtype, buffer)
+    except (TypeError, OverflowError) as error:
+        raise ValueError(f"an array of shape {shape} and type {dtype!r}: {error}") from None
+    if array.nbytes != len(buffer):
+        raise ValueError(f"an array of {array.nbytes} bytes in a buffer of {len(buffer)}")
+    return array
 
 
 class PickleCodec:

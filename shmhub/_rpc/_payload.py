@@ -17,10 +17,10 @@ from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any
 
-from shmhub._errors import CodecError
+from shmhub._errors import CodecError, HubNoSpaceError
 from shmhub._native import core
 from shmhub._rpc import _wire as wire
-from shmhub._rpc._codec import Codec
+from shmhub._rpc._codec import Codec, PickleCodec, make_array
 
 __all__ = ["Encoded", "Message", "decode", "encode"]
 
@@ -35,14 +35,20 @@ Views = AbstractSet[int | str] | bool | None
 
 
 class Encoded:
-    """A value ready to be sent: not in a slot yet, so it may wait for its turn."""
+    """A value ready to be sent: not in a slot yet, so it may wait for its turn.
 
-    __slots__ = ("buffers", "flags", "head", "size")
+    Attributes:
+        size: of the payload, in bytes.
+        slot: where it lies already, after `settle_in`; else None.
+    """
+
+    __slots__ = ("buffers", "flags", "head", "size", "slot")
 
     def __init__(self, head: bytes, buffers: list[Any], flags: int) -> None:
         self.head = head
         self.buffers = buffers
         self.flags = flags
+        self.slot: Any = None
         self.size = len(head)
         if buffers:
             self.flags |= wire.BESIDE
@@ -65,6 +71,44 @@ class Encoded:
         target.write(self.head, at)
         if lengths:
             target.write(_tail(lengths, len(self.head)), at + len(self.head))
+
+    def settle_in(self, frame: Any) -> None:
+        """Use the slot of a received message again, if buffers lie in it where they would be put:
+        a result that is one of the arguments goes back without a copy.
+
+        Not if anybody else still shows what is in it, or if it does not fit.
+        """
+        places = []
+        at = 0
+        view = None
+        for view in self.buffers:
+            at = _aligned(at)
+            places.append((at, len(view), frame.place(view)))
+            at += len(view)
+        settled = [index for index, (at, _, place) in enumerate(places) if place == at]
+        if not settled or any(place not in (None, at) for at, _, place in places):
+            return
+        del view
+        for index in settled:
+            self.buffers[index] = None  # if these are the last, the slot is ours alone
+        slot = None
+        try:
+            slot = frame.take()
+            slot.resize(self.size)
+        except (BufferError, ValueError, HubNoSpaceError):
+            payload = memoryview(frame if slot is None else slot)
+            for index in settled:
+                at, length, _ = places[index]
+                self.buffers[index] = payload[at : at + length]
+            return
+        for (at, _, _), view in zip(places, self.buffers, strict=True):
+            if view is not None:
+                slot.write(view, at)
+        end = places[-1][0] + places[-1][1]
+        slot.write(self.head, end)
+        slot.write(_tail([length for _, length, _ in places], len(self.head)), end + len(self.head))
+        self.slot = slot
+        self.buffers = []
 
     def joined(self) -> bytes:
         """The payload in one piece."""
@@ -96,7 +140,7 @@ def encode(value: Any, codec: Codec, flags: int = 0) -> Encoded:
     buffers: list[Any] = []
     if codec.takes_plain:
         try:
-            head = core.plain_encode(value, buffers, FAST_LIMIT)
+            head = core.plain_encode(value, buffers, FAST_LIMIT, type(codec) is PickleCodec)
         except (ValueError, RuntimeError, BufferError) as error:
             raise CodecError(f"encoding a {type(value).__name__}: {error}") from error
         if head is not None:
@@ -159,7 +203,7 @@ def decode(frame: Any, codec: Codec, views: Views = None) -> Any:
     flags = frame.flags
     try:
         if not flags & NOT_SIMPLE and len(data) <= INLINE_MAX:
-            return core.plain_decode(data, None, views or None)
+            return core.plain_decode(data, None, views or None, None)
         return _decode_large(frame, data, flags, codec, views)
     except (ValueError, struct.error) as error:
         raise CodecError(f"decoding a message of {len(data)} bytes: {error}") from error
@@ -177,7 +221,8 @@ def _decode_large(frame: Any, data: Any, flags: int, codec: Codec, views: Views)
         # In shared memory it could change between a check and its use.
         head = bytes(data)
     if not flags & wire.CODED:
-        return core.plain_decode(head, buffers, views or None)
+        arrays = make_array if type(codec) is PickleCodec else None
+        return core.plain_decode(head, buffers, views or None, arrays)
     value = codec.decode(head, buffers)
     return _with_views(value, views, bool(flags & wire.KWARGS)) if views else value
 

@@ -93,6 +93,10 @@ class Posting:
                 self._post(
                     encoded.joined(), self.peer_id, kind, number, flags, message_id, deadline, 0
                 )
+            elif encoded.slot is not None:
+                self._post(
+                    encoded.slot, self.peer_id, kind, number, flags, message_id, deadline, 0
+                )
             else:
                 self._put_in_slot(kind, encoded, number, flags, message_id, deadline, wait)
             return
@@ -101,9 +105,9 @@ class Posting:
                 raise WouldBlockError(f"{self.name}: no room or slot just now") from error
         with self.blocking():
             timeout = _left(deadline)
-            if encoded.size <= INLINE_MAX:
+            if encoded.size <= INLINE_MAX or encoded.slot is not None:
                 self._post(
-                    encoded.joined(),
+                    encoded.slot or encoded.joined(),
                     self.peer_id,
                     kind,
                     number,

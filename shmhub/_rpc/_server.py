@@ -25,7 +25,7 @@ from shmhub._rpc import _wire as wire
 from shmhub._rpc._current import CurrentCall, current
 from shmhub._rpc._failure import describe
 from shmhub._rpc._method import Method
-from shmhub._rpc._payload import decode, encode
+from shmhub._rpc._payload import Encoded, decode, encode
 from shmhub._rpc._stream import (
     COPY_ON_LOOP,
     Outflow,
@@ -45,6 +45,7 @@ logger = logging.getLogger("shmhub")
 LOST = (PeerGoneError, HostGoneError, HubClosedError)
 OWN_FRAMES = 1  # of a traceback: `_run`
 MOST_UPLOADS = 255
+REUSE_LEAST = 16 << 10  # bytes of a result: copying fewer costs no more than to look
 STOPPED: tuple[Any, ...] = (wire.CANCELLED, "StreamClosed", "", "", "Exception", {}, None)
 
 
@@ -111,20 +112,16 @@ class Server:
         if call is None:
             return
         assert method is not None
+        token = current.set(call)
         try:
-            arguments = self._arguments(link, frame, method)
-            if arguments is None:
-                return
-            token = current.set(call)
-            try:
-                if method.kind == "stream":
-                    self._stream(link, call, method, *arguments)
-                else:
-                    self._run(link, call, method, *arguments)
-            finally:
-                current.reset(token)
+            if method.kind == "stream":
+                self._stream(link, call, method, frame)
+            else:
+                self._run(link, call, method, frame)
         finally:
+            current.reset(token)
             self._leave(link, call)
+            frame.release()  # with the last view of it
 
     async def execute_async(self, link: Link, frame: Any) -> None:
         """The same on an event loop."""
@@ -134,17 +131,15 @@ class Server:
             return
         assert method is not None
         call.task = asyncio.current_task()
+        current.set(call)  # the task's own context
         try:
-            arguments = self._arguments(link, frame, method)
-            if arguments is None:
-                return
-            current.set(call)  # the task's own context
             if method.kind == "stream":
-                await self._stream_async(link, call, method, *arguments)
+                await self._stream_async(link, call, method, frame)
             else:
-                await self._run_async(link, call, method, *arguments)
+                await self._run_async(link, call, method, frame)
         finally:
             self._leave(link, call)
+            frame.release()
 
     def refuse(self, link: Link, frame: Any, reason: str, text: str = "") -> None:
         """Answer without having started."""
@@ -187,6 +182,7 @@ class Server:
     def _arguments(
         self, link: Link, frame: Any, method: Method
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        """None: they cannot be decoded, which was answered."""
         try:
             if frame.flags & wire.UPLOADS:
                 return self._with_uploads(link, frame, method)
@@ -194,8 +190,6 @@ class Server:
         except Exception as error:
             self._fail(link, frame.message_id, error, wire.DECODE, frame.channel == wire.NOTIFY)
             return None
-        finally:
-            frame.release()  # with the last view of it
 
     def _with_uploads(
         self, link: Link, frame: Any, method: Method
@@ -218,14 +212,12 @@ class Server:
             link.tell_flow(wire.CREDIT, frame.message_id, index, number=wire.OPEN)
         return tuple(positional), kwargs
 
-    def _run(
-        self,
-        link: Link,
-        call: CurrentCall,
-        method: Method,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-    ) -> None:
+    def _run(self, link: Link, call: CurrentCall, method: Method, frame: Any) -> None:
+        arguments = self._arguments(link, frame, method)
+        if arguments is None:
+            return
+        args, kwargs = arguments
+        del arguments
         try:
             value = method.function(*args, **kwargs)
         except BaseException as error:
@@ -233,17 +225,22 @@ class Server:
             if isinstance(error, GeneratorExit):
                 raise
             return
-        del args, kwargs  # the argument's slots are free before the result asks for one
-        self._answer(link, call, value)
+        # The result may lie in the argument's slot, and if not, that is free before the result
+        # asks for one: nothing here may refer to either any more.
+        del args, kwargs
+        encoded = self._encoded(link, call, value)
+        del value
+        if encoded is not None:
+            self._answer(link, call, encoded, frame)
 
     async def _run_async(
-        self,
-        link: Link,
-        call: CurrentCall,
-        method: Method,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
+        self, link: Link, call: CurrentCall, method: Method, frame: Any
     ) -> None:
+        arguments = self._arguments(link, frame, method)
+        if arguments is None:
+            return
+        args, kwargs = arguments
+        del arguments
         try:
             value = await method.function(*args, **kwargs)
         except asyncio.CancelledError as error:
@@ -256,18 +253,18 @@ class Server:
             self._raised(link, call, method, error, args, kwargs)
             return
         del args, kwargs
-        if not self._answer(link, call, value, wait=False):
+        encoded = self._encoded(link, call, value)
+        del value
+        if encoded is not None and not self._answer(link, call, encoded, frame, wait=False):
             # It has to wait for room or a slot, which must not stop the other tasks.
-            await asyncio.to_thread(self._answer, link, call, value)
+            await asyncio.to_thread(self._answer, link, call, encoded, frame)
 
-    def _stream(
-        self,
-        link: Link,
-        call: CurrentCall,
-        method: Method,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-    ) -> None:
+    def _stream(self, link: Link, call: CurrentCall, method: Method, frame: Any) -> None:
+        arguments = self._arguments(link, frame, method)
+        frame.release()
+        if arguments is None:
+            return
+        args, kwargs = arguments
         flow = Outflow(link, call.id, 0)
         try:
             produce(flow, method.function(*args, **kwargs), lambda: call.cancelled)
@@ -281,13 +278,13 @@ class Server:
             flow.close()
 
     async def _stream_async(
-        self,
-        link: Link,
-        call: CurrentCall,
-        method: Method,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
+        self, link: Link, call: CurrentCall, method: Method, frame: Any
     ) -> None:
+        arguments = self._arguments(link, frame, method)
+        frame.release()
+        if arguments is None:
+            return
+        args, kwargs = arguments
         flow = Outflow(link, call.id, 0)
         try:
             await produce_async(flow, method.function(*args, **kwargs), lambda: call.cancelled)
@@ -311,7 +308,9 @@ class Server:
 
     def answer(self, link: Link, call: CurrentCall, value: Any) -> None:
         """What the method gave, when it is more than one small message."""
-        self._answer(link, call, value)
+        encoded = self._encoded(link, call, value)
+        if encoded is not None:
+            self._answer(link, call, encoded, None)
 
     def answer_raised(
         self,
@@ -328,24 +327,44 @@ class Server:
 
     # ---- answers -------------------------------------------------------------------------------
 
-    def _answer(self, link: Link, call: CurrentCall, value: Any, *, wait: bool = True) -> bool:
-        """False: not now, when `wait` is False."""
+    def _encoded(self, link: Link, call: CurrentCall, value: Any) -> Encoded | None:
+        """None: it is answered, or cannot be."""
         if call.answered:
-            return True
+            return None
         if call.cancelled:
             # Nobody wants it: no slot for it.
             link.refuse_id(call.id, STOPPED)
-            return True
+            return None
         try:
-            encoded = encode(value, link.codec)
-            if not wait and encoded.size > COPY_ON_LOOP:
-                return False
+            return encode(value, link.codec)
+        except Exception as error:  # CodecError, and what codecs raise
+            self._fail(link, call.id, error, wire.ENCODE, False)
+            return None
+
+    def _answer(
+        self, link: Link, call: CurrentCall, encoded: Encoded, frame: Any, *, wait: bool = True
+    ) -> bool:
+        """Send the result, in the slot that the arguments came in if it lies there.
+
+        Args:
+            frame: of the arguments; None: they came inline.
+
+        Returns:
+            False: not now, when `wait` is False.
+        """
+        if frame is not None and encoded.buffers and encoded.size >= REUSE_LEAST:
+            encoded.settle_in(frame)
+        if frame is not None:
+            frame.release()  # before the result asks for a slot
+        if not wait and encoded.slot is None and encoded.size > COPY_ON_LOOP:
+            return False
+        try:
             link.send(wire.RESULT, call.id, encoded, wait=wait)
         except LOST:
             pass
         except WouldBlockError:
             return False
-        except Exception as error:  # CodecError, PayloadTooLargeError, and what codecs raise
+        except Exception as error:  # PayloadTooLargeError
             self._fail(link, call.id, error, wire.ENCODE, False)
         return True
 
