@@ -228,6 +228,11 @@ HUB_API void hub_copy(void *to, const void *from, size_t length);
  * allocated (or backed) for. */
 HUB_API int hub_send(hub_transport *transport, uint32_t to, const hub_message *message,
                      const void *data, uint64_t length, int64_t deadline);
+/* As hub_send with HUB_NOW of an inline payload, but whoever sleeps there goes on sleeping until
+ * hub_wake, or the next send of another kind: for several messages that follow each other at once. */
+HUB_API int hub_send_quietly(hub_transport *transport, uint32_t to, const hub_message *message,
+                             const void *data, uint64_t length);
+HUB_API void hub_wake(hub_transport *transport, uint32_t to);
 HUB_API int hub_send_slot(hub_transport *transport, uint32_t to, const hub_message *message,
                           const hub_slot *slot, uint64_t length, int64_t deadline);
 /* Several in order; *ret_sent says how many were published, whatever is returned. messages[i]

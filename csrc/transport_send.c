@@ -384,6 +384,34 @@ int hub_send(hub_transport *t, uint32_t to, const hub_message *message, const vo
     return rc;
 }
 
+int hub_send_quietly(hub_transport *t, uint32_t to, const hub_message *message, const void *data,
+                     uint64_t length) {
+    hub_link *link;
+    if (length > HUB_INLINE_MAX) return HUB_EINVAL;
+    int rc = hub_transport_find(t, to, &link);
+    if (rc < 0) return rc;
+    (void)pthread_mutex_lock(&link->tx_lock);
+    rc = link->tx_retired ? why_retired(link) : hub_ring_room(&link->tx, hub_ring_cells(length));
+    if (rc == 0) {
+        hub_ring_stage(&link->tx, message, HUB_REF_NONE, 0, data, length);
+        hub_ring_publish(&link->tx); /* with its fence: hub_wake looks after it */
+        count_sent(link, 1, length);
+    }
+    (void)pthread_mutex_unlock(&link->tx_lock);
+    rc = blamed(link, rc);
+    hub_transport_found_done(t, link);
+    return rc;
+}
+
+void hub_wake(hub_transport *t, uint32_t to) {
+    hub_link *link;
+    if (hub_transport_find(t, to, &link) < 0) return; /* gone: nobody is to be woken */
+    (void)pthread_mutex_lock(&link->tx_lock);
+    wake_receiver(link);
+    (void)pthread_mutex_unlock(&link->tx_lock);
+    hub_transport_found_done(t, link);
+}
+
 /* ---- for event loops ------------------------------------------------------------------------------ */
 
 int hub_poll_arm(hub_transport *t, uint32_t to, int kind, uint64_t length) {

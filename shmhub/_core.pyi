@@ -369,6 +369,19 @@ class Transport:
         timeout: float | None,
         /,
     ) -> None: ...
+    def post_quietly(
+        self,
+        payload: bytes,
+        to: int | None,
+        channel: int,
+        method: int,
+        flags: int,
+        message_id: int,
+        deadline: float | None,
+        timeout: float | None,
+        /,
+    ) -> bool: ...
+    def wake(self, to: int | None, /) -> None: ...
     # One frame: of that channel and id, returned; else appended to the inbox, as is the
     # PeerGoneError of one peer of several. None, too, when the time is up.
     def collect(

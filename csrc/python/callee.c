@@ -211,8 +211,19 @@ static int answer_raised(CalleeObject *self, PyObject *call, uint16_t method, Py
     return rc;
 }
 
+/* Leave the call's context; keeps the exception that is set. */
+static void leave_call(CalleeObject *self, PyObject *token)
+{
+    PyObject *type, *error, *traceback;
+    PyErr_Fetch(&type, &error, &traceback);
+    if (PyContextVar_Reset(self->current, token) < 0)
+        PyErr_Clear();
+    PyErr_Restore(type, error, traceback);
+    Py_DECREF(token);
+}
+
 /* Run it, and answer. Takes the reference to args: their slots, if a view keeps one, are free
- * before the answer asks for one. */
+ * before the answer asks for one. What can be done after the answer is: the caller works by then. */
 static int run(CalleeObject *self, PyObject *function, PyObject *call, PyObject *args,
                const hub_message *message)
 {
@@ -222,22 +233,14 @@ static int run(CalleeObject *self, PyObject *function, PyObject *call, PyObject 
         return -1;
     }
     PyObject *value = PyObject_Call(function, args, NULL);
-    int rc = 0;
-    if (value == NULL)
-        rc = answer_raised(self, call, message->method, args);
+    int rc = value == NULL ? answer_raised(self, call, message->method, args) : 0;
+    int cancelled = value == NULL ? 0 : is_set(call, self->name_cancelled);
+    bool answered = value != NULL && cancelled == 0 && answer_simply(self, message, value) == 0;
     Py_DECREF(args);
-    PyObject *type, *error, *traceback;
-    PyErr_Fetch(&type, &error, &traceback);
-    if (PyContextVar_Reset(self->current, token) < 0)
-        PyErr_Clear();
-    PyErr_Restore(type, error, traceback);
-    Py_DECREF(token);
+    leave_call(self, token);
     if (value == NULL)
         return rc;
-    int cancelled = is_set(call, self->name_cancelled);
-    if (cancelled == 0 && answer_simply(self, message, value) == 0)
-        rc = 0;
-    else
+    if (!answered)
         rc = cancelled < 0 ? -1 : call_python(self->answer, call, value, NULL, NULL);
     Py_DECREF(value);
     return rc;

@@ -430,6 +430,13 @@ static PyMethodDef transport_methods[] = {
                "\n--\n\n"
                "send() for shmhub's own protocols: any channel, any flags, everything by position.\n"
                "`to` is ignored where there is one other side only.")},
+    {"post_quietly", FASTCALL(bnd_transport_post_quietly), METH_FASTCALL,
+     PyDoc_STR("post_quietly($self, payload, to, channel, method, flags, message_id, deadline,\n"
+               "             timeout, /)\n--\n\n"
+               "post() of an inline payload that wakes nobody: wake() must follow. False: it does\n"
+               "not go at once, and was not sent. The timeout is ignored.")},
+    {"wake", (PyCFunction)bnd_transport_wake, METH_O,
+     PyDoc_STR("wake($self, to, /)\n--\n\nWake that side for what was posted quietly.")},
     {"collect", FASTCALL(bnd_transport_collect), METH_FASTCALL,
      PyDoc_STR("collect($self, inbox, channel, message_id, timeout, /)\n--\n\n"
                "Receive one frame. One of that channel and message id (None: any) is returned; any\n"

@@ -96,6 +96,8 @@ PyObject *bnd_transport_send_many_nowait(TransportObject *, PyObject *const *, P
 
 /* transport_rpc.c */
 PyObject *bnd_transport_post(TransportObject *, PyObject *const *, Py_ssize_t);
+PyObject *bnd_transport_post_quietly(TransportObject *, PyObject *const *, Py_ssize_t);
+PyObject *bnd_transport_wake(TransportObject *, PyObject *);
 PyObject *bnd_transport_collect(TransportObject *, PyObject *const *, Py_ssize_t);
 PyObject *bnd_transport_collect_all(TransportObject *, PyObject *const *, Py_ssize_t);
 /* A receive has given nothing. 0: the time was up, or a peer of several ended, which the inbox now

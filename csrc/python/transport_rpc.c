@@ -57,6 +57,30 @@ PyObject *bnd_transport_post(TransportObject *self, PyObject *const *args, Py_ss
     Py_RETURN_NONE;
 }
 
+/* What does not go at once goes by post(), which says why. */
+PyObject *bnd_transport_post_quietly(TransportObject *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    hub_send_request request;
+    if (nargs != 8 || !PyBytes_CheckExact(args[0]))
+        return PyErr_Format(PyExc_TypeError, "post_quietly() takes bytes and 7 more arguments");
+    if (parse_post(self, args, &request) < 0 || bnd_transport_enter(self, "post_quietly") < 0)
+        return NULL;
+    int rc = hub_send_quietly(self->transport, request.to, &request.message,
+                              PyBytes_AS_STRING(args[0]), (uint64_t)PyBytes_GET_SIZE(args[0]));
+    bnd_transport_leave(self);
+    return PyBool_FromLong(rc == 0);
+}
+
+PyObject *bnd_transport_wake(TransportObject *self, PyObject *to)
+{
+    uint32_t id;
+    if (parse_to(self, to, &id) < 0 || bnd_transport_enter(self, "wake") < 0)
+        return NULL;
+    hub_wake(self->transport, id);
+    bnd_transport_leave(self);
+    Py_RETURN_NONE;
+}
+
 PyObject *bnd_transport_alloc_to(TransportObject *self, PyObject *const *args, Py_ssize_t nargs)
 {
     uint64_t size;

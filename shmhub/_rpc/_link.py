@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from difflib import get_close_matches
 from time import monotonic
 from types import AsyncGeneratorType, GeneratorType
@@ -26,7 +27,7 @@ from shmhub._rpc._codec import Codec
 from shmhub._rpc._current import current
 from shmhub._rpc._failure import CallLost
 from shmhub._rpc._parts import Parts
-from shmhub._rpc._payload import Encoded, encode
+from shmhub._rpc._payload import INLINE_MAX, Encoded, encode
 from shmhub._rpc._posting import LOST, Posting
 from shmhub._rpc._reading import Waiter
 from shmhub._rpc._stream import Outflow, Stream, upload, upload_async
@@ -239,6 +240,51 @@ class Link(Posting):
         self._send(wire.CALL, call, call_id, number, encoded, deadline, wait, attended)
         return call
 
+    def begin_quietly(
+        self,
+        method: str,
+        args: tuple[Any, ...],
+        *,
+        deadline: float | None = None,
+        view: bool = False,
+        on_answered: Callable[[Call], None] | None = None,
+    ) -> Call | None:
+        """As `begin`, if it is one short message that goes at once, but whoever sleeps there is not
+        woken: `wake` must follow. None: not this way, and nothing was sent. Never raises.
+        """
+        number = self._callable.get(method)
+        if number is None or not self.codec.takes_plain or self.closed:
+            return None
+        if deadline is not None and monotonic() >= deadline:
+            return None
+        try:
+            data = core.plain_encode(args, None, INLINE_MAX, False)
+        except (ValueError, RuntimeError, BufferError):
+            return None
+        if data is None:
+            return None
+        call_id = self.endpoint.next_id() | self.life
+        call = Call(self, call_id, method, view=view, on_answered=on_answered)
+        self.calls[call_id] = call
+        reading = self.endpoint.reading
+        reading.unattended.add(call_id)
+        flags = (call_id & wire.TREE_MASK) << wire.TREE_SHIFT
+        try:
+            sent = self.transport.post_quietly(
+                data, self.peer_id, wire.CALL, number, flags, call_id, deadline, 0
+            )
+        except LOST:
+            sent = False
+        if not sent and self.forget(call_id) is not None:
+            return None
+        reading.attend()
+        return call
+
+    def wake(self) -> None:
+        """The other side is to look at what was begun quietly."""
+        with suppress(*LOST):
+            self.transport.wake(self.peer_id)
+
     def open_stream(
         self,
         method: str,
@@ -326,11 +372,11 @@ class Link(Posting):
         """Arguments, ready to be sent, and the generators among them."""
         uploads = None
         flags = 0
-        if any(isinstance(one, UPLOADS) for one in args) or (
-            kwargs and any(isinstance(one, UPLOADS) for one in kwargs.values())
-        ):
-            args, kwargs, uploads = _take_uploads(args, kwargs or {})
-            flags = wire.UPLOADS
+        for one in (*args, *kwargs.values()) if kwargs else args:
+            if isinstance(one, UPLOADS):
+                args, kwargs, uploads = _take_uploads(args, kwargs or {})
+                flags = wire.UPLOADS
+                break
         if kwargs:
             return encode((*args, kwargs), self.codec, flags | wire.KWARGS), uploads
         return encode(args, self.codec, flags), uploads

@@ -32,6 +32,7 @@ from shmhub.plugin._clockwork import Expiry, TakeBack
 from shmhub.plugin._death import Exit, died
 from shmhub.plugin._future import CallFuture
 from shmhub.plugin._kin import Kin
+from shmhub.plugin._quiet import Quiet
 
 if TYPE_CHECKING:
     from shmhub.plugin._loop import Loop
@@ -395,10 +396,13 @@ class Group:
         if busy is None:
             busy = self.gate.busy
         for channel in self.channels:
-            load = channel.in_flight + (channel is busy)
-            room = channel.room() if prefetch and load >= channel.threads else channel.threads
-            if load < room and (best is None or load - channel.threads < least):
-                best, least = channel, load - channel.threads
+            load = channel.in_flight - channel.threads
+            if channel is busy:
+                load += 1
+            if best is not None and load >= least:
+                continue
+            if load < 0 or (prefetch and load < channel.room() - channel.threads):
+                best, least = channel, load
         return best
 
     def _assign(self, channel: Channel, future: CallFuture) -> None:
@@ -417,6 +421,31 @@ class Group:
             return True
         return self._send_begun(channel, future, wait=wait)
 
+    def _send_quietly(self, channel: Channel, future: CallFuture) -> bool:
+        """As `_send` for one short message, but the replica is not woken; False: not this way."""
+        arguments = future.arguments
+        if arguments is None or arguments[1] or future.kind == "stream" or not future.begin():
+            return False
+        future.sent_at = time.monotonic()
+        call = channel.link.begin_quietly(
+            future.method,
+            arguments[0],
+            deadline=future.deadline,
+            view=future.view,
+            on_answered=functools.partial(self._answered, channel, future),
+        )
+        if call is None:
+            return False
+        self._has_begun(channel, future, call)
+        return True
+
+    def _has_begun(self, channel: Channel, future: CallFuture, call: Call) -> None:
+        with self.lock:
+            if future.channel is channel:
+                future.call = call
+        if future.over:  # given up before there was something to cancel
+            call.cancel()
+
     def _send_begun(self, channel: Channel, future: CallFuture, *, wait: bool) -> bool:
         arguments = future.arguments
         if arguments is None:  # cancelled
@@ -429,12 +458,14 @@ class Group:
             if future.kind == "stream":
                 self._open(channel, future, arguments, wait=wait)
                 return True
+            args, kwargs = arguments
             call = channel.link.begin(
                 future.method,
-                *arguments,
+                args,
+                kwargs,
                 deadline=future.deadline,
                 view=future.view,
-                on_answered=lambda call: self._answered(channel, future, call),
+                on_answered=functools.partial(self._answered, channel, future),
                 wait=wait,
             )
         except CallLost as lost:
@@ -448,11 +479,7 @@ class Group:
             if not isinstance(error, Exception):
                 raise
         else:
-            with self.lock:
-                if future.channel is channel:
-                    future.call = call
-            if future.over:  # given up before there was something to cancel
-                call.cancel()
+            self._has_begun(channel, future, call)
         return True
 
     def _open(
@@ -503,7 +530,7 @@ class Group:
         """Something on this channel ended. Called with the lock."""
         if self.pending:
             if channel.wants_more:
-                self._wake.put(None)
+                self._wake_sender()
             return
         if channel.in_flight == 0:
             self._parting.discard(channel)
@@ -511,6 +538,10 @@ class Group:
                 self.changed.notify_all()
         if channel.in_flight < channel.threads and len(self.channels) > 1:
             self._take_back.consider(channel)
+
+    def _wake_sender(self) -> None:
+        if self._wake.empty():  # else it has not looked since
+            self._wake.put(None)
 
     def _start_sender(self) -> None:
         self._sender = threading.Thread(
@@ -523,17 +554,31 @@ class Group:
             self._wake.get()
             while not self._wake.empty():
                 self._wake.get()
-            while True:
-                with self.lock:
-                    if self._ended:
-                        return
-                    channel = self._idlest(prefetch=True) if self.pending else None
-                    if channel is None:
-                        break
-                    future = self.pending.popleft()
-                    self._assign(channel, future)
-                self._send(channel, future)
-                del future
+            quiet = Quiet()
+            try:
+                while self._send_next(quiet):
+                    pass
+            finally:
+                quiet.end()
+            if self._ended:
+                return
+
+    def _send_next(self, quiet: Quiet) -> bool:
+        """The next of those that wait, if a replica has room for it."""
+        with self.lock:
+            if self._ended:
+                return False
+            channel = self._idlest(prefetch=True) if self.pending else None
+            if channel is None:
+                return False
+            future = self.pending.popleft()
+            self._assign(channel, future)
+        if self._send_quietly(channel, future):
+            quiet.sent(channel.link)
+        else:
+            quiet.end()  # what follows may take long
+            self._send(channel, future)
+        return True
 
     # Replicas that come and go
 

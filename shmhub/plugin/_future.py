@@ -49,9 +49,10 @@ class CallFuture(Future[Any]):
     def __init__(
         self, group: Group, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
-        # As Future's, attribute by attribute (a test compares), but for how the lock is made: that
-        # is most of its time, and of a call's here.
-        self._condition = Condition(RLock())
+        # As Future's, attribute by attribute (a test compares), but for the condition: to make one
+        # takes longer than all the rest of a call here, and most futures are never waited for.
+        self._guard = RLock()
+        self._made: Condition | None = None
         self._state = PENDING
         self._result = None
         self._exception = None
@@ -62,12 +63,35 @@ class CallFuture(Future[Any]):
         self.arguments: tuple[tuple[Any, ...], dict[str, Any]] | None = (args, kwargs)
 
     @property
+    def _condition(self) -> Condition:
+        """Of whoever waits; its lock is `_guard`."""
+        if self._made is None:
+            with self._guard:
+                if self._made is None:
+                    self._made = Condition(self._guard)
+        return self._made
+
+    def _tell(self) -> None:
+        """With the guard: wake all who wait."""
+        if self._made is not None:
+            self._made.notify_all()
+
+    @property
     def over(self) -> bool:
         return self._state in _OVER
 
+    def result(self, timeout: float | None = None) -> Any:
+        """As Future's."""
+        if self._state == FINISHED and self._exception is None:  # the state is set last
+            return self._result
+        try:
+            return super().result(timeout)
+        finally:
+            del self  # an exception's traceback must not keep what it is the exception of
+
     def begin(self) -> bool:
         """It is about to be sent: False if it was cancelled in the meantime."""
-        with self._condition:
+        with self._guard:
             if self._state in _OVER:
                 return False
             self._state = RUNNING
@@ -75,14 +99,14 @@ class CallFuture(Future[Any]):
 
     def settle(self, value: Any = None, error: BaseException | None = None) -> bool:
         """Give it its outcome: False if it has one already. No user code runs here."""
-        with self._condition:
+        with self._guard:
             if self._state in _OVER:
                 return False
             self._result, self._exception = value, error
             self._state = FINISHED
             for waiter in self._waiters:
                 waiter.add_exception(self) if error is not None else waiter.add_result(self)
-            self._condition.notify_all()
+            self._tell()
             self.arguments = None  # may hold something large
         if self._done_callbacks:
             self._invoke_callbacks()
@@ -94,7 +118,7 @@ class CallFuture(Future[Any]):
         A method that is running there finds `current_call().cancelled` set, an async one is
         cancelled as a task; what it returns is dropped.
         """
-        with self._condition:
+        with self._guard:
             if self._state == FINISHED:
                 return False
             if self._state in _OVER:
@@ -102,7 +126,7 @@ class CallFuture(Future[Any]):
             self._state = CANCELLED_AND_NOTIFIED
             for waiter in self._waiters:
                 waiter.add_cancelled(self)
-            self._condition.notify_all()
+            self._tell()
             self.arguments = None
         self._invoke_callbacks()
         self.group.given_up(self)
