@@ -126,12 +126,11 @@ def make_array(shape: tuple[int, ...], dtype: str, buffer: Any) -> Any:
     except ImportError as error:
         raise ValueError(f"a numpy array came, and numpy is not installed here: {error}") from None
     try:
-        array = numpy.ndarray(shape, dtype, buffer)
+        # Not numpy.ndarray(..., buffer), which does not keep the buffer exported: nothing would
+        # tell that an array still shows the slot.
+        return numpy.frombuffer(buffer, dtype).reshape(shape)
     except (TypeError, OverflowError) as error:
         raise ValueError(f"an array of shape {shape} and type {dtype!r}: {error}") from None
-    if array.nbytes != len(buffer):
-        raise ValueError(f"an array of {array.nbytes} bytes in a buffer of {len(buffer)}")
-    return array
 
 
 class PickleCodec:

@@ -52,7 +52,7 @@ class Encoded:
         self.size = len(head)
         if buffers:
             self.flags |= wire.BESIDE
-            views = [memoryview(one).cast("B") for one in buffers]
+            views: list[Any] = [memoryview(one).cast("B") for one in buffers]
             self.buffers = views
             end = 0
             for view in views:

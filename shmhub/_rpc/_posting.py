@@ -94,9 +94,7 @@ class Posting:
                     encoded.joined(), self.peer_id, kind, number, flags, message_id, deadline, 0
                 )
             elif encoded.slot is not None:
-                self._post(
-                    encoded.slot, self.peer_id, kind, number, flags, message_id, deadline, 0
-                )
+                self._post(encoded.slot, self.peer_id, kind, number, flags, message_id, deadline, 0)
             else:
                 self._put_in_slot(kind, encoded, number, flags, message_id, deadline, wait)
             return

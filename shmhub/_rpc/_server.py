@@ -233,9 +233,7 @@ class Server:
         if encoded is not None:
             self._answer(link, call, encoded, frame)
 
-    async def _run_async(
-        self, link: Link, call: CurrentCall, method: Method, frame: Any
-    ) -> None:
+    async def _run_async(self, link: Link, call: CurrentCall, method: Method, frame: Any) -> None:
         arguments = self._arguments(link, frame, method)
         if arguments is None:
             return

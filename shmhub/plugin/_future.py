@@ -63,7 +63,7 @@ class CallFuture(Future[Any]):
         self.arguments: tuple[tuple[Any, ...], dict[str, Any]] | None = (args, kwargs)
 
     @property
-    def _condition(self) -> Condition:
+    def _condition(self) -> Condition:  # type: ignore[override]  # pyright: ignore[reportIncompatibleVariableOverride]
         """Of whoever waits; its lock is `_guard`."""
         if self._made is None:
             with self._guard:
