@@ -10,7 +10,9 @@
 #include "resource_limits.h"
 #include "transport.h"
 
-#define ADAPTIVE_LIMIT_NS 50000
+/* Twice what waking a process on an idle core takes: who waits for one that sleeps must still be
+ * spinning when it answers, or both sleep in turns for as long as they talk. */
+#define ADAPTIVE_LIMIT_NS 100000
 #define FORGIVEN_MISSES 8u /* a neighbour's time slice is no reason to stop */
 #define RAREST_SHIFT 4u
 #define PAUSES_PER_LOOK 16
@@ -98,8 +100,8 @@ bool hub_spin_until(hub_transport *t, hub_spin *spin, bool (*there)(const void *
     } while (now - begun < limit);
     if (long_one) {
         hub_store_relaxed_8(spin_byte(s, s->id), 0);
-        /* A spin costs as much as a sleep when it takes as long as waking up does, and that is what
-         * the limit is. Found later than that, the core was somebody else's meanwhile: a sleeper
+        /* A spin costs as much as a sleep when it takes as long as waking up does, and the limit is
+         * of that size. Found later than that, the core was somebody else's meanwhile: a sleeper
          * would have had it as soon. */
         learn(spin, hit && hub_clock_ns() - begun <= limit);
     } else if (hit) {
