@@ -230,7 +230,8 @@ static void at_every_point(host_scene *s, bool kills) {
     test_doing("%s, the host %s: to its end", s->op->name, mode);
     CHECK(run(s, kills, UINT32_MAX, &length));
     unsigned stride = step_event_stride(length);
-    for (unsigned at = 0; over < TO_SPARE && at <= 2 * length; at += stride, runs++) {
+    unsigned at = (unsigned)((uint64_t)hub_clock_ns() % stride); /* others each time */
+    for (; over < TO_SPARE && at <= 2 * length; at += stride, runs++) {
         test_doing("%s, the host %s: point %u of %u", s->op->name, mode, at, length);
         if (run(s, kills, at, &met)) {
             over++;

@@ -229,7 +229,9 @@ unsigned step_stride(unsigned length) {
 }
 
 unsigned step_event_stride(unsigned length) {
-    return asked_stride() > 0 || length < 10 ? 1 : length / (test_sanitized() ? 3 : 5);
+    const unsigned asked = asked_stride(), few = test_sanitized() ? 3 : 5;
+    if (asked == 1 || length < 10) return 1;
+    return asked > 0 && asked < length / few ? asked : length / few;
 }
 
 uint64_t step_seed(void) {

@@ -69,7 +69,7 @@ void step_reap(pid_t thread);
 /* How far apart the points lie: SHMHUB_STRIDE, 1 for all of them (also SHMHUB_FULL=1); else so that
  * an operation of that many instructions takes seconds. The seed (where to begin) is printed. */
 unsigned step_stride(unsigned length);
-/* The same for one of that many events: all of them whenever SHMHUB_STRIDE is given. */
+/* The same for one of that many events: a few of them at least. */
 unsigned step_event_stride(unsigned length);
 uint64_t step_seed(void);
 /* For test_begin. */
