@@ -7,13 +7,15 @@ Knows nothing of calls.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import asyncio
 
 __all__ = ["Loop", "Workers"]
 
@@ -124,6 +126,8 @@ class Loop:
         """Run the coroutine that `make` makes; what it raises is logged."""
         with self._lock:
             if self._loop is None:
+                import asyncio  # most plugins never need it
+
                 self._loop = asyncio.new_event_loop()
                 self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
                 self._thread.start()
@@ -144,6 +148,8 @@ class Loop:
             logger.error("%s: a task failed", self._name, exc_info=task.exception())
 
     def _run(self) -> None:
+        import asyncio
+
         loop = self._loop
         assert loop is not None
         asyncio.set_event_loop(loop)

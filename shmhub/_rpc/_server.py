@@ -5,7 +5,6 @@ Knows how a function becomes an answer, not which thread it runs in: that is the
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import logging
 import threading
@@ -125,6 +124,8 @@ class Server:
 
     async def execute_async(self, link: Link, frame: Any) -> None:
         """The same on an event loop."""
+        import asyncio  # most plugins never need it
+
         method = self.method_of(frame)
         call = self._admit(link, frame, method)
         if call is None:
@@ -234,6 +235,8 @@ class Server:
             self._answer(link, call, encoded, frame)
 
     async def _run_async(self, link: Link, call: CurrentCall, method: Method, frame: Any) -> None:
+        import asyncio
+
         arguments = self._arguments(link, frame, method)
         if arguments is None:
             return

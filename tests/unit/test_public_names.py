@@ -88,3 +88,11 @@ def test_aio_is_there_when_it_is_asked_for() -> None:
 def test_a_wrong_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="no attribute 'hub'"):
         shmhub.hub  # type: ignore[attr-defined]  # noqa: B018 - the access is the test
+
+
+def test_plugins_that_are_not_asynchronous_do_not_load_asyncio() -> None:
+    program = "import sys, shmhub; shmhub.PluginHost, shmhub.Plugin; print('asyncio' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout == "False\n"
