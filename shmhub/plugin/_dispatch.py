@@ -426,7 +426,7 @@ class Group:
         arguments = future.arguments
         if arguments is None or arguments[1] or future.kind == "stream" or not future.begin():
             return False
-        future.sent_at = time.monotonic()
+        self._note_sending(channel, future)
         call = channel.link.begin_quietly(
             future.method,
             arguments[0],
@@ -438,6 +438,11 @@ class Group:
             return False
         self._has_begun(channel, future, call)
         return True
+
+    def _note_sending(self, channel: Channel, future: CallFuture) -> None:
+        future.sent_at = time.monotonic()
+        if channel.in_flight == 1:
+            channel.last_moment = future.sent_at
 
     def _has_begun(self, channel: Channel, future: CallFuture, call: Call) -> None:
         with self.lock:
@@ -451,9 +456,7 @@ class Group:
         if arguments is None:  # cancelled
             self._leave(channel, future)
             return True
-        future.sent_at = time.monotonic()
-        if channel.in_flight == 1:
-            channel.last_moment = future.sent_at
+        self._note_sending(channel, future)
         try:
             if future.kind == "stream":
                 self._open(channel, future, arguments, wait=wait)
