@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import random
 import threading
 import time
@@ -95,6 +96,13 @@ def _run(core: Core, rows: list[Row], jobs: int, seconds: float | None) -> Count
     return outcomes
 
 
+def _drawn(seed: int, row: Row) -> bytes:
+    """Its place in the order of that seed, whatever other rows there are."""
+    key = row.key
+    name = f"{seed} {key.file} {key.function} {key.text} {key.ordinal}"
+    return hashlib.sha256(name.encode()).digest()
+
+
 def main() -> int:
     """0: every site has a row and every row's test notices its change, or says why it need not."""
     options = _parse()
@@ -117,7 +125,7 @@ def main() -> int:
         print(f"mutants: a sample, seed {seed} (repeat with --brief --seed {seed})", flush=True)
         # Builds of other variants than the plain one take longer than the sample may.
         killable = [row for row in killable if not row.variant]
-        random.Random(seed).shuffle(killable)
+        killable.sort(key=lambda row: _drawn(seed, row))  # a new row moves no other
         del killable[SAMPLE_ROWS:]
     outcomes = _run(core, killable, options.jobs, SAMPLE_SECONDS if options.brief else None)
     marks = Counter(row.verdict for row in wanted)
