@@ -216,7 +216,8 @@ static PyObject *frame_place(FrameObject *self, PyObject *data)
     if (bnd_arg_buffer(data, "place", &view) < 0)
         return NULL;
     uintptr_t begin = (uintptr_t)bnd_frame_object_data(self), at = (uintptr_t)view.buf;
-    bool inside = at >= begin && (uint64_t)(at - begin) <= self->frame.length &&
+    bool inside = self->holding == HUB_HELD && at >= begin &&
+                  (uint64_t)(at - begin) <= self->frame.length &&
                   (uint64_t)view.len <= self->frame.length - (uint64_t)(at - begin);
     PyBuffer_Release(&view);
     if (!inside)

@@ -78,6 +78,8 @@ class Encoded:
 
         Not if anybody else still shows what is in it, or if it does not fit.
         """
+        if type(frame) is Message or frame.released:
+            return
         places = []
         at = 0
         view = None

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 import shmhub
-from tests.support.plugins import events, host
+from tests.support.plugins import events, host, host_with
+from tests.support.stage import fixed
 
 __all__ = ["events", "host"]  # fixtures
 
@@ -101,3 +102,19 @@ def test_results_of_two_replicas_that_are_held_do_not_mix(
     results = [future.result(60) for future in futures]
     for value, result in zip(values, results, strict=True):
         assert np.array_equal(result, value)
+
+
+def test_with_slots_for_none_or_few_they_come_back_all_the_same(
+    leak_check: None, tmp_path: Path
+) -> None:
+    """The plugin holds more than its share, then all there are: copies, then messages in parts."""
+    path = tmp_path / "arrays.py"
+    path.write_text(SOURCE)
+    config = fixed((1024, 4), (1 << 20, 3), ring_capacity=16, max_peers=3)
+    with host_with(config=config) as host:
+        arrays = host.spawn(str(path))
+        for number in range(8):
+            value = np.full(300_000, number, np.uint8)
+            assert np.array_equal(arrays.keep(value), value)
+            assert np.array_equal(arrays.same(value), value)
+        assert arrays.sums() == [300_000 * number for number in range(8)]

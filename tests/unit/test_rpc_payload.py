@@ -12,7 +12,7 @@ import pytest
 from shmhub import CodecError, _core
 from shmhub._rpc import _wire as wire
 from shmhub._rpc._codec import get_codec, make_array
-from shmhub._rpc._payload import Encoded, decode, encode
+from shmhub._rpc._payload import Encoded, decode, encode, private
 from tests.unit.core_pair import INLINE, Pair
 
 PICKLE = get_codec("pickle")
@@ -239,6 +239,27 @@ def test_what_somebody_keeps_is_copied_and_stays_as_it_was(pair: Pair) -> None:
     assert encoded.joined() == encode(value, PICKLE).joined()
     frame.release()
     assert np.array_equal(kept, value)
+
+
+def test_a_message_that_lies_in_no_slot_has_none_to_give(pair: Pair) -> None:
+    value = array()
+    frame = private(received(pair, (value,)))
+    (argument,) = decode(frame, PICKLE)
+    encoded = encode(argument, PICKLE)
+    encoded.settle_in(frame)
+    assert encoded.slot is None
+    assert encoded.joined() == encode(value, PICKLE).joined()
+
+
+def test_a_frame_that_was_released_has_none_either(pair: Pair) -> None:
+    frame = received(pair, (array(),))
+    (argument,) = decode(frame, PICKLE)
+    encoded = encode(argument, PICKLE)
+    frame.release()
+    assert frame.place(encoded.buffers[0]) is None
+    encoded.settle_in(frame)
+    assert encoded.slot is None
+    assert encoded.joined() == encode(array(), PICKLE).joined()
 
 
 @pytest.mark.parametrize(
