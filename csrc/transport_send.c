@@ -407,7 +407,7 @@ void hub_wake(hub_transport *t, uint32_t to) {
     hub_link *link;
     if (hub_transport_find(t, to, &link) < 0) return; /* gone: nobody is to be woken */
     (void)pthread_mutex_lock(&link->tx_lock);
-    wake_receiver(link);
+    if (!link->tx_retired) wake_receiver(link); /* else the ring may be another life's */
     (void)pthread_mutex_unlock(&link->tx_lock);
     hub_transport_found_done(t, link);
 }

@@ -358,6 +358,11 @@ static PyObject *frame_get_released(FrameObject *self, void *Py_UNUSED(unused))
     return PyBool_FromLong(self->holding == HUB_RELEASED || self->holding == HUB_MOVED);
 }
 
+static PyObject *frame_get_shown(FrameObject *self, void *Py_UNUSED(unused))
+{
+    return PyBool_FromLong(self->exports > 0);
+}
+
 static PyObject *frame_repr(FrameObject *self)
 {
     static const char *const words[] = {"", ", being sent on", ", released", ", sent on"};
@@ -410,6 +415,7 @@ static PyGetSetDef frame_getset[] = {
     {"deadline", (getter)frame_get_deadline, NULL,
      PyDoc_STR("Absolute time.monotonic() seconds, or None. Advisory."), NULL},
     {"released", (getter)frame_get_released, NULL, PyDoc_STR("Was it released or sent on?"), NULL},
+    {"shown", (getter)frame_get_shown, NULL, PyDoc_STR("Do views of the payload live?"), NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 

@@ -33,8 +33,13 @@
 /* A dtype of plain numbers, by its str: "<f8", "|u1". */
 static inline bool bnd_plain_dtype_fits(const char *text, size_t length)
 {
-    return length >= 3 && length <= BND_PLAIN_DTYPE_MAX && strchr("<>|=", text[0]) != NULL &&
-           strchr("biufc", text[1]) != NULL;
+    if (length < 3 || length > BND_PLAIN_DTYPE_MAX || memchr("<>|=", text[0], 4) == NULL ||
+        memchr("biufc", text[1], 5) == NULL)
+        return false;
+    for (size_t i = 2; i < length; i++)
+        if (text[i] < '0' || text[i] > '9')
+            return false;
+    return true;
 }
 
 #endif

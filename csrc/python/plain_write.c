@@ -258,9 +258,11 @@ static PyObject *dtype_text(PyObject *array)
 {
     PyObject *dtype = PyObject_GetAttrString(array, "dtype");
     PyObject *metadata = dtype == NULL ? NULL : PyObject_GetAttrString(dtype, "metadata");
+    PyObject *builtin = metadata == NULL ? NULL : PyObject_GetAttrString(dtype, "isbuiltin");
     PyObject *text = NULL;
-    if (metadata == Py_None)
+    if (builtin != NULL && metadata == Py_None && PyLong_AsLong(builtin) != 2)
         text = PyObject_GetAttrString(dtype, "str");
+    Py_XDECREF(builtin);
     Py_XDECREF(metadata);
     Py_XDECREF(dtype);
     if (text != NULL && !(PyUnicode_Check(text) && PyUnicode_IS_COMPACT_ASCII(text) &&

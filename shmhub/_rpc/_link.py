@@ -253,7 +253,7 @@ class Link(Posting):
         woken: `wake` must follow. None: not this way, and nothing was sent. Never raises.
         """
         number = self._callable.get(method)
-        if number is None or not self.codec.takes_plain or self.closed:
+        if number is None or not self.codec.takes_plain:
             return None
         if deadline is not None and monotonic() >= deadline:
             return None
@@ -266,6 +266,8 @@ class Link(Posting):
         call_id = self.endpoint.next_id() | self.life
         call = Call(self, call_id, method, view=view, on_answered=on_answered)
         self.calls[call_id] = call
+        if self.closed:  # only now: `lose` has not seen the call, or finds it
+            return None if self.forget(call_id) is not None else call
         reading = self.endpoint.reading
         reading.unattended.add(call_id)
         flags = (call_id & wire.TREE_MASK) << wire.TREE_SHIFT

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any
 
-from shmhub._errors import CodecError, HubNoSpaceError
+from shmhub._errors import CodecError
 from shmhub._native import core
 from shmhub._rpc import _wire as wire
 from shmhub._rpc._codec import Codec, PickleCodec, make_array
@@ -76,9 +76,10 @@ class Encoded:
         """Use the slot of a received message again, if buffers lie in it where they would be put:
         a result that is one of the arguments goes back without a copy.
 
-        Not if anybody else still shows what is in it, or if it does not fit.
+        Not if anybody else still shows what is in it, if it does not fit, or if it is less than
+        half of what came: a small result must not keep a large slot.
         """
-        if type(frame) is Message or frame.released:
+        if type(frame) is Message or frame.released or 2 * self.size < len(frame):
             return
         places = []
         at = 0
@@ -97,7 +98,7 @@ class Encoded:
         try:
             slot = frame.take()
             slot.resize(self.size)
-        except (BufferError, ValueError, HubNoSpaceError):
+        except Exception:  # views are kept, there is no room, no memory, no hub: copied, as ever
             payload = memoryview(frame if slot is None else slot)
             for index in settled:
                 at, length, _ = places[index]
@@ -167,6 +168,7 @@ class Message:
 
     __slots__ = ("channel", "data", "deadline", "flags", "message_id", "method", "peer_id")
     crowded = False
+    shown = False
 
     def __init__(self, frame: Any, data: bytes) -> None:
         self.channel: int = frame.channel

@@ -183,7 +183,7 @@ class Server:
     def _arguments(
         self, link: Link, frame: Any, method: Method
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        """None: they cannot be decoded, which was answered."""
+        """None: they cannot be decoded, which was answered. What shows no slot keeps none."""
         try:
             if frame.flags & wire.UPLOADS:
                 return self._with_uploads(link, frame, method)
@@ -191,6 +191,9 @@ class Server:
         except Exception as error:
             self._fail(link, frame.message_id, error, wire.DECODE, frame.channel == wire.NOTIFY)
             return None
+        finally:
+            if not frame.shown:
+                frame.release()
 
     def _with_uploads(
         self, link: Link, frame: Any, method: Method
@@ -353,6 +356,8 @@ class Server:
         Returns:
             False: not now, when `wait` is False.
         """
+        if not wait and encoded.size > COPY_ON_LOOP and len(encoded.buffers) > 1:
+            return False  # some of them may have to be copied
         if frame is not None and encoded.buffers and encoded.size >= REUSE_LEAST:
             encoded.settle_in(frame)
         if frame is not None:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Quiet"]
 
-MOST = 8  # calls to a doorbell
+MOST = 8  # calls that nobody was woken for, of all links together
 
 
 class Quiet:
@@ -20,18 +20,28 @@ class Quiet:
 
     def __init__(self) -> None:
         self._unwoken: dict[Link, int] = {}
+        self._count = 0
 
     def sent(self, link: Link) -> None:
         """A call was begun quietly. Of several the first wakes: the others then find it awake."""
-        count = self._unwoken.get(link, MOST - 1) + 1
-        if count == MOST:
+        known = self._unwoken.get(link)
+        if known is None:
             link.wake()
-            count = 0
-        self._unwoken[link] = count
+            self._unwoken[link] = 0
+            return
+        self._unwoken[link] = known + 1
+        self._count += 1
+        if self._count == MOST:
+            self._wake()
 
     def end(self) -> None:
         """Wake those that were not."""
+        self._wake()
+        self._unwoken.clear()
+
+    def _wake(self) -> None:
         for link, count in self._unwoken.items():
             if count > 0:
                 link.wake()
-        self._unwoken.clear()
+                self._unwoken[link] = 0
+        self._count = 0

@@ -37,6 +37,10 @@ def part(array):
     return array[: len(array) // 2]
 
 @plugin.method
+def first(array):
+    return array[:20_000]
+
+@plugin.method
 def both(first, second):
     return first, second
 
@@ -118,3 +122,37 @@ def test_with_slots_for_none_or_few_they_come_back_all_the_same(
             assert np.array_equal(arrays.keep(value), value)
             assert np.array_equal(arrays.same(value), value)
         assert arrays.sums() == [300_000 * number for number in range(8)]
+
+
+def owned(host: shmhub.PluginHost) -> int:
+    return sum(one.owned + one.in_ring for one in host.statistics().size_classes)
+
+
+def test_bytes_give_their_slot_back_before_the_method_runs(
+    host: shmhub.PluginHost, tmp_path: Path
+) -> None:
+    path = tmp_path / "slots.py"
+    path.write_text(
+        "import shmhub\n"
+        "plugin = shmhub.Plugin('slots')\n"
+        "@plugin.method\n"
+        "def during(data):\n"
+        "    return plugin.host.owned()\n"
+        "if __name__ == '__main__':\n"
+        "    plugin.run()\n"
+    )
+    host.callback(lambda: owned(host), name="owned")
+    slots = host.spawn(str(path))
+    assert slots.during(bytes(1 << 20)) == 0
+    assert slots.during(np.zeros(1 << 20, np.uint8)) == 1
+    assert owned(host) == 0
+
+
+def test_a_small_part_of_a_large_argument_comes_in_a_small_slot(
+    arrays: shmhub.PluginHandle, host: shmhub.PluginHost
+) -> None:
+    value = np.full(20 << 20, 7, np.uint8)
+    small = arrays.first(value)
+    assert np.array_equal(small, value[:20_000])
+    sizes = [one.slot_size for one in host.statistics().size_classes if one.owned]
+    assert max(sizes) < len(value)

@@ -130,6 +130,8 @@ def test_a_plain_link_sends_and_takes_none(pair: Pair) -> None:
         (b"|V4", (4,)),
         (b"x", (4,)),
         (b"|u9", (4,)),
+        (b"<i4,(2", (4,)),
+        (b"\0i4", (4,)),
         (b"<i4", (4, 2)),
         (b"<i4", (2,)),
         (b"<i4", (1 << 63,)),
@@ -159,7 +161,9 @@ def test_a_frame_gives_its_slot(pair: Pair) -> None:
     reference = slot.reference
     pair.near.send(slot)
     frame = pair.far.recv(timeout=5)
+    assert not frame.shown
     with memoryview(frame)[100:200] as view:
+        assert frame.shown
         assert frame.place(view) == 100
         with pytest.raises(BufferError, match="views still show"):
             frame.take()
@@ -223,10 +227,19 @@ def test_the_beginning_of_an_argument(pair: Pair) -> None:
     value = array()
     frame = received(pair, (value,))
     (argument,) = decode(frame, PICKLE)
+    encoded = encode(argument[:150_000], PICKLE)
+    del argument
+    encoded.settle_in(frame)
+    assert np.array_equal(sent_back(pair, encoded), value[:150_000])
+
+
+def test_a_small_result_does_not_keep_a_large_slot(pair: Pair) -> None:
+    frame = received(pair, (array(),))
+    (argument,) = decode(frame, PICKLE)
     encoded = encode(argument[:50_000], PICKLE)
     del argument
     encoded.settle_in(frame)
-    assert np.array_equal(sent_back(pair, encoded), value[:50_000])
+    assert encoded.slot is None
 
 
 def test_what_somebody_keeps_is_copied_and_stays_as_it_was(pair: Pair) -> None:
