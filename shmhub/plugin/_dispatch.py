@@ -20,7 +20,6 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from shmhub._errors import HubForkedError, HubTimeoutError, QueueFullError, WouldBlockError
@@ -32,10 +31,11 @@ from shmhub.plugin._clockwork import Expiry, TakeBack
 from shmhub.plugin._death import Exit, died
 from shmhub.plugin._future import CallFuture
 from shmhub.plugin._kin import Kin
-from shmhub.plugin._quiet import Quiet
+from shmhub.plugin._sender import Sender
 
 if TYPE_CHECKING:
     from shmhub.plugin._loop import Loop
+    from shmhub.plugin._quiet import Quiet
     from shmhub.plugin._workers import Workers
 
 __all__ = ["Group"]
@@ -76,9 +76,7 @@ class Group:
         self.refusal: BaseException | None = None  # why no more calls are taken
         self._drainers = 0  # threads that wait until nothing is under way
         self._parting: set[Channel] = set()  # take no more calls, have some yet
-        self._wake: SimpleQueue[None] = SimpleQueue()  # for the sender
-        self._sender: threading.Thread | None = None
-        self._ended = False
+        self._sender = Sender(f"shmhub calls of {name}", self._send_next)
         self._expiry = Expiry(self)
         self._take_back = TakeBack(self)
         self._kin = Kin(self.channels)
@@ -304,10 +302,9 @@ class Group:
                         "them, or give it more replicas"
                     )
                 self.pending.append(future)
-                if self._sender is None:
-                    self._start_sender()
+                self._sender.start()
                 if busy is not None and self.gate.busy is None:
-                    self._wake.put(None)  # its call may have ended without seeing this one
+                    self._sender.wake()  # its call may have ended without seeing this one
             else:
                 self._assign(channel, future)
         if future.deadline is not None:
@@ -533,7 +530,7 @@ class Group:
         """Something on this channel ended. Called with the lock."""
         if self.pending:
             if channel.wants_more:
-                self._wake_sender()
+                self._sender.wake()
             return
         if channel.in_flight == 0:
             self._parting.discard(channel)
@@ -542,34 +539,10 @@ class Group:
         if channel.in_flight < channel.threads and len(self.channels) > 1:
             self._take_back.consider(channel)
 
-    def _wake_sender(self) -> None:
-        if self._wake.empty():  # else it has not looked since
-            self._wake.put(None)
-
-    def _start_sender(self) -> None:
-        self._sender = threading.Thread(
-            target=self._send_pending, name=f"shmhub calls of {self.name}", daemon=True
-        )
-        self._sender.start()
-
-    def _send_pending(self) -> None:
-        while True:
-            self._wake.get()
-            while not self._wake.empty():
-                self._wake.get()
-            quiet = Quiet()
-            try:
-                while self._send_next(quiet):
-                    pass
-            finally:
-                quiet.end()
-            if self._ended:
-                return
-
     def _send_next(self, quiet: Quiet) -> bool:
         """The next of those that wait, if a replica has room for it."""
         with self.lock:
-            if self._ended:
+            if self._sender.ended:
                 return False
             channel = self._idlest(prefetch=True) if self.pending else None
             if channel is None:
@@ -592,7 +565,7 @@ class Group:
         with self.lock:
             self.channels.append(channel)
             self._set_gate()
-            self._wake.put(None)
+            self._sender.wake()
             self.changed.notify_all()
 
     def drop(self, channel: Channel) -> None:
@@ -652,9 +625,8 @@ class Group:
             if refusal is None and not future.over:
                 future.asked_back = False
                 self.pending.appendleft(future)
-                if self._sender is None:
-                    self._start_sender()
-                self._wake.put(None)
+                self._sender.start()
+                self._sender.wake()
         if refusal is not None:
             future.settle(error=self._why_not())
 
@@ -726,11 +698,8 @@ class Group:
     def end(self) -> None:
         """Let the thread go. Nothing may be pending any more."""
         with self.lock:
-            self._ended = True
-            self._wake.put(None)
-            sender = self._sender
-        if sender is not None and sender is not threading.current_thread():
-            sender.join(timeout=5)
+            self._sender.end()
+        self._sender.join(timeout=5)
 
     def forked(self) -> None:
         """This is a forked child: no thread of ours is here, and the lock may be held for ever."""
