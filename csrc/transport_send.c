@@ -134,19 +134,26 @@ static int send_run(hub_link *link, const hub_message *messages, const hub_buffe
     return rc;
 }
 
+/* An inline payload, with tx_lock; whoever sleeps there is still to be woken. */
+static int publish_inline(hub_link *link, const hub_message *message, const void *data,
+                          uint64_t length) {
+    int rc = link->tx_retired ? why_retired(link)
+                              : hub_ring_room(&link->tx, hub_ring_cells(length));
+    if (rc < 0) return rc;
+    hub_ring_stage(&link->tx, message, HUB_REF_NONE, 0, data, length);
+    hub_ring_publish(&link->tx); /* with its fence: who wakes looks after it */
+    count_sent(link, 1, length);
+    return 0;
+}
+
 /* The usual send: one peer, a short payload, room for it. false: ask send_run why not. */
 static bool send_inline_once(hub_transport *t, const hub_message *message, const void *data,
                              uint64_t length) {
     hub_link *link = t->link;
     if (hub_load_acquire_32(&t->closed) || hub_load_relaxed_32(&t->session->special)) return false;
     (void)pthread_mutex_lock(&link->tx_lock);
-    bool sent = !link->tx_retired && hub_ring_room(&link->tx, hub_ring_cells(length)) == 0;
-    if (sent) {
-        hub_ring_stage(&link->tx, message, HUB_REF_NONE, 0, data, length);
-        hub_ring_publish(&link->tx);
-        count_sent(link, 1, length);
-        wake_receiver(link);
-    }
+    bool sent = publish_inline(link, message, data, length) == 0;
+    if (sent) wake_receiver(link);
     (void)pthread_mutex_unlock(&link->tx_lock);
     return sent;
 }
@@ -391,12 +398,7 @@ int hub_send_quietly(hub_transport *t, uint32_t to, const hub_message *message, 
     int rc = hub_transport_find(t, to, &link);
     if (rc < 0) return rc;
     (void)pthread_mutex_lock(&link->tx_lock);
-    rc = link->tx_retired ? why_retired(link) : hub_ring_room(&link->tx, hub_ring_cells(length));
-    if (rc == 0) {
-        hub_ring_stage(&link->tx, message, HUB_REF_NONE, 0, data, length);
-        hub_ring_publish(&link->tx); /* with its fence: hub_wake looks after it */
-        count_sent(link, 1, length);
-    }
+    rc = publish_inline(link, message, data, length);
     (void)pthread_mutex_unlock(&link->tx_lock);
     rc = blamed(link, rc);
     hub_transport_found_done(t, link);

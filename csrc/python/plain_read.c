@@ -107,19 +107,38 @@ static PyObject *copy_buffer(PyObject *buffer, bool bytearray)
     return copy;
 }
 
+/* How many dimensions, and where they begin; NULL: they cannot be. */
+static const char *take_dimensions(reader *r, int *ret_count)
+{
+    unsigned count = left(r) > 0 ? (unsigned char)r->data[r->at] : 0;
+    if (count < 1 || count > BND_PLAIN_DIMENSIONS_MAX || left(r) - 1 < 8 * (size_t)count) {
+        broken(r, "a shape that cannot be");
+        return NULL;
+    }
+    const char *dimensions = r->data + r->at + 1;
+    r->at += 1 + 8 * (size_t)count;
+    *ret_count = (int)count;
+    return dimensions;
+}
+
+static PyObject *shape_of(const char *dimensions, int count)
+{
+    PyObject *shape = PyTuple_New(count);
+    for (int i = 0; shape != NULL && i < count; i++) {
+        PyObject *number = PyLong_FromUnsignedLongLong(get_number(dimensions + 8 * i, 8));
+        if (number == NULL)
+            Py_CLEAR(shape);
+        else
+            PyTuple_SET_ITEM(shape, i, number);
+    }
+    return shape;
+}
+
 /* view.cast("B").cast(format, shape), which checks that the sizes agree */
 static PyObject *cast(PyObject *view, char format, const char *dimensions, int count)
 {
     const char text[2] = {format, 0};
-    PyObject *shape = PyList_New(count);
-    for (int i = 0; shape != NULL && i < count; i++) {
-        uint64_t extent = get_number(dimensions + 8 * i, 8);
-        PyObject *number = PyLong_FromUnsignedLongLong(extent);
-        if (number == NULL)
-            Py_CLEAR(shape);
-        else
-            PyList_SET_ITEM(shape, i, number);
-    }
+    PyObject *shape = shape_of(dimensions, count);
     PyObject *whole = shape == NULL ? NULL : PyMemoryView_FromObject(view);
     PyObject *plain = whole == NULL ? NULL : PyObject_CallMethod(whole, "cast", "s", "B");
     Py_XDECREF(whole);
@@ -138,15 +157,13 @@ static PyObject *cast(PyObject *view, char format, const char *dimensions, int c
 
 static PyObject *read_shaped_view(reader *r, bool beside)
 {
-    if (left(r) < 2)
+    int count;
+    if (left(r) < 1)
         return broken(r, "the end of the data in a shape");
-    char format = r->data[r->at];
-    unsigned count = (unsigned char)r->data[r->at + 1];
-    r->at += 2;
-    if (count < 1 || count > BND_PLAIN_DIMENSIONS_MAX || left(r) < 8 * (size_t)count)
-        return broken(r, "a shape that cannot be");
-    const char *dimensions = r->data + r->at;
-    r->at += 8 * (size_t)count;
+    char format = r->data[r->at++];
+    const char *dimensions = take_dimensions(r, &count);
+    if (dimensions == NULL)
+        return NULL;
     PyObject *view = NULL;
     if (beside) {
         view = take_buffer(r);
@@ -158,22 +175,9 @@ static PyObject *read_shaped_view(reader *r, bool beside)
     }
     if (view == NULL)
         return NULL;
-    PyObject *result = cast(view, format, dimensions, (int)count);
+    PyObject *result = cast(view, format, dimensions, count);
     Py_DECREF(view);
     return result;
-}
-
-static PyObject *shape_of(const char *dimensions, int count)
-{
-    PyObject *shape = PyTuple_New(count);
-    for (int i = 0; shape != NULL && i < count; i++) {
-        PyObject *number = PyLong_FromUnsignedLongLong(get_number(dimensions + 8 * i, 8));
-        if (number == NULL)
-            Py_CLEAR(shape);
-        else
-            PyTuple_SET_ITEM(shape, i, number);
-    }
-    return shape;
 }
 
 static PyObject *read_array(reader *r)
@@ -182,18 +186,17 @@ static PyObject *read_array(reader *r)
         return broken(r, "an array, which this link does not take,");
     size_t length = left(r) > 0 ? (unsigned char)r->data[r->at] : 0;
     const char *text = r->data + r->at + 1;
-    if (left(r) < length + 2 || !bnd_plain_dtype_fits(text, length))
+    if (left(r) < length + 1 || !bnd_plain_dtype_fits(text, length))
         return broken(r, "an array's dtype that cannot be");
-    unsigned count = (unsigned char)text[length];
-    r->at += length + 2;
-    if (count < 1 || count > BND_PLAIN_DIMENSIONS_MAX || left(r) < 8 * (size_t)count)
-        return broken(r, "a shape that cannot be");
-    const char *dimensions = r->data + r->at;
-    r->at += 8 * (size_t)count;
+    r->at += length + 1;
+    int count;
+    const char *dimensions = take_dimensions(r, &count);
+    if (dimensions == NULL)
+        return NULL;
     PyObject *buffer = take_buffer(r);
     PyObject *dtype = buffer == NULL ? NULL
                                      : PyUnicode_DecodeASCII(text, (Py_ssize_t)length, NULL);
-    PyObject *shape = dtype == NULL ? NULL : shape_of(dimensions, (int)count);
+    PyObject *shape = dtype == NULL ? NULL : shape_of(dimensions, count);
     PyObject *result = shape == NULL ? NULL
                                      : PyObject_CallFunctionObjArgs(r->array, shape, dtype, buffer,
                                                                     NULL);

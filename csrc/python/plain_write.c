@@ -180,19 +180,26 @@ static char format_of(const Py_buffer *view)
                : 0;
 }
 
-static int write_shape(writer *w, char tag, const Py_buffer *view)
+/* A tag, what the items are, and how many of them there are in each dimension. */
+static int put_shape(writer *w, char tag, const void *items, size_t length, const Py_buffer *view)
 {
-    size_t length = 3 + 8 * (size_t)view->ndim;
-    if (room(w, length) < 0)
+    if (room(w, 2 + length + 8 * (size_t)view->ndim) < 0)
         return -1;
     char *p = w->data + w->length;
-    p[0] = tag;
-    p[1] = format_of(view);
-    p[2] = (char)view->ndim;
-    for (int i = 0; i < view->ndim; i++)
-        put_u64(p + 3 + 8 * i, (uint64_t)view->shape[i]);
-    w->length += length;
+    *p++ = tag;
+    memcpy(p, items, length);
+    p += length;
+    *p++ = (char)view->ndim;
+    for (int i = 0; i < view->ndim; i++, p += 8)
+        put_u64(p, (uint64_t)view->shape[i]);
+    w->length = (size_t)(p - w->data);
     return 0;
+}
+
+static int write_shape(writer *w, char tag, const Py_buffer *view)
+{
+    char format = format_of(view);
+    return put_shape(w, tag, &format, 1, view);
 }
 
 /* After a shape there is no tag but a number alone: put_count and put_data write one first. */
@@ -274,18 +281,12 @@ static PyObject *dtype_text(PyObject *array)
 
 static int put_array(writer *w, PyObject *dtype, const Py_buffer *view, PyObject *bytes)
 {
+    char items[1 + BND_PLAIN_DTYPE_MAX];
     size_t length = (size_t)PyUnicode_GET_LENGTH(dtype);
-    if (room(w, 3 + length + 8 * (size_t)view->ndim) < 0)
+    items[0] = (char)length;
+    memcpy(items + 1, PyUnicode_DATA(dtype), length);
+    if (put_shape(w, 'n', items, 1 + length, view) < 0)
         return -1;
-    char *p = w->data + w->length;
-    *p++ = 'n';
-    *p++ = (char)length;
-    memcpy(p, PyUnicode_DATA(dtype), length);
-    p += length;
-    *p++ = (char)view->ndim;
-    for (int i = 0; i < view->ndim; i++, p += 8)
-        put_u64(p, (uint64_t)view->shape[i]);
-    w->length = (size_t)(p - w->data);
     size_t at = w->length;
     int rc = put_beside(w, 0, bytes);
     if (rc == 0)

@@ -431,10 +431,10 @@ static PyMethodDef transport_methods[] = {
                "send() for shmhub's own protocols: any channel, any flags, everything by position.\n"
                "`to` is ignored where there is one other side only.")},
     {"post_quietly", FASTCALL(bnd_transport_post_quietly), METH_FASTCALL,
-     PyDoc_STR("post_quietly($self, payload, to, channel, method, flags, message_id, deadline,\n"
-               "             timeout, /)\n--\n\n"
+     PyDoc_STR("post_quietly($self, payload, to, channel, method, flags, message_id, deadline, /)"
+               "\n--\n\n"
                "post() of an inline payload that wakes nobody: wake() must follow. False: it does\n"
-               "not go at once, and was not sent. The timeout is ignored.")},
+               "not go at once, and was not sent.")},
     {"wake", (PyCFunction)bnd_transport_wake, METH_O,
      PyDoc_STR("wake($self, to, /)\n--\n\nWake that side for what was posted quietly.")},
     {"collect", FASTCALL(bnd_transport_collect), METH_FASTCALL,

@@ -25,7 +25,8 @@ static int parse_to(TransportObject *self, PyObject *value, uint32_t *ret)
     return 0;
 }
 
-static int parse_post(TransportObject *self, PyObject *const *args, hub_send_request *ret)
+/* All but the payload and the timeout. */
+static int parse_labels(TransportObject *self, PyObject *const *args, hub_send_request *ret)
 {
     uint64_t channel, method, flags;
     *ret = (hub_send_request){.given = ~0u};
@@ -34,8 +35,7 @@ static int parse_post(TransportObject *self, PyObject *const *args, hub_send_req
         parse_number(args[3], "method", UINT16_MAX, &method) < 0 ||
         parse_number(args[4], "flags", UINT32_MAX, &flags) < 0 ||
         parse_number(args[5], "message_id", UINT64_MAX, &ret->message.message_id) < 0 ||
-        bnd_arg_deadline(args[6], &ret->message.deadline_ns) < 0 ||
-        bnd_arg_timeout(args[7], &ret->timeout_ns) < 0)
+        bnd_arg_deadline(args[6], &ret->message.deadline_ns) < 0)
         return -1;
     ret->message.channel = (uint16_t)channel;
     ret->message.method = (uint16_t)method;
@@ -48,7 +48,8 @@ PyObject *bnd_transport_post(TransportObject *self, PyObject *const *args, Py_ss
     hub_send_request request;
     if (nargs != 8)
         return PyErr_Format(PyExc_TypeError, "post() takes 8 arguments, %zd were given", nargs);
-    if (parse_post(self, args, &request) < 0 || bnd_transport_enter(self, "post") < 0)
+    if (parse_labels(self, args, &request) < 0 ||
+        bnd_arg_timeout(args[7], &request.timeout_ns) < 0 || bnd_transport_enter(self, "post") < 0)
         return NULL;
     int rc = bnd_send_payload(self, args[0], &request, HUB_WAIT, "post");
     bnd_transport_leave(self);
@@ -61,9 +62,9 @@ PyObject *bnd_transport_post(TransportObject *self, PyObject *const *args, Py_ss
 PyObject *bnd_transport_post_quietly(TransportObject *self, PyObject *const *args, Py_ssize_t nargs)
 {
     hub_send_request request;
-    if (nargs != 8 || !PyBytes_CheckExact(args[0]))
-        return PyErr_Format(PyExc_TypeError, "post_quietly() takes bytes and 7 more arguments");
-    if (parse_post(self, args, &request) < 0 || bnd_transport_enter(self, "post_quietly") < 0)
+    if (nargs != 7 || !PyBytes_CheckExact(args[0]))
+        return PyErr_Format(PyExc_TypeError, "post_quietly() takes bytes and 6 more arguments");
+    if (parse_labels(self, args, &request) < 0 || bnd_transport_enter(self, "post_quietly") < 0)
         return NULL;
     int rc = hub_send_quietly(self->transport, request.to, &request.message,
                               PyBytes_AS_STRING(args[0]), (uint64_t)PyBytes_GET_SIZE(args[0]));

@@ -273,7 +273,7 @@ class Link(Posting):
         flags = (call_id & wire.TREE_MASK) << wire.TREE_SHIFT
         try:
             sent = self.transport.post_quietly(
-                data, self.peer_id, wire.CALL, number, flags, call_id, deadline, 0
+                data, self.peer_id, wire.CALL, number, flags, call_id, deadline
             )
         except LOST:
             sent = False

@@ -52,17 +52,27 @@ static hub_config never_spins(void) {
     return config;
 }
 
+static hub_transport *open_all(hub_session *host) {
+    hub_transport *t;
+    hub_fault fault = {0, ""};
+    CHECK_OK_FAULT(hub_transport_open_host(host, "all", &t, &fault), fault);
+    return t;
+}
+
+static void close_all(hub_transport *t) {
+    hub_transport_close(t);
+    hub_transport_unref(t);
+}
+
 /* Looked at through the transport of one peer, and of all. */
 static void a_sleeper_sleeps_until_it_is_woken(bool all) {
     hub_config config = never_spins();
     hub_session *host = host_open(&config);
-    hub_transport *t;
+    hub_transport *whole = all ? open_all(host) : NULL;
     hub_frame frame;
-    hub_fault fault = {0, ""};
     peer p;
-    if (all) CHECK_OK_FAULT(hub_transport_open_host(host, "all", &t, &fault), fault);
     peer_start(host, &p, !all, echo, NULL);
-    if (!all) t = p.transport;
+    hub_transport *t = all ? whole : p.transport;
     peer_wait_active(host, &p);
     for (uint64_t round = 0; round < test_rounds(50); round++) {
         wait_ring_asleep(host, hub_ring_down(p.id));
@@ -74,10 +84,7 @@ static void a_sleeper_sleeps_until_it_is_woken(bool all) {
         expect_echoes(host, t, first, COUNT);
     }
     end_echo(host, &p, t, p.id);
-    if (all) {
-        hub_transport_close(t);
-        hub_transport_unref(t);
-    }
+    if (all) close_all(whole);
     host_close(host);
 }
 static void one_peer_sleeps_until_it_is_woken(void) { a_sleeper_sleeps_until_it_is_woken(false); }
@@ -98,7 +105,7 @@ static void a_usual_send_wakes_for_the_quiet_ones_too(void) {
     host_close(host);
 }
 
-/* ---- from a peer to the host ------------------------------------------------------------------ */
+/* ---- from a peer to the host ---------------------------------------------------------------- */
 
 static int send_to_a_sleeping_host(peer_side *me) {
     gate *go = me->argument;
@@ -115,13 +122,11 @@ static int send_to_a_sleeping_host(peer_side *me) {
 static void a_host_finds_them_when_it_is_told(void) {
     hub_config config = never_spins();
     hub_session *host = host_open(&config);
-    hub_transport *t;
+    hub_transport *t = open_all(host);
     hub_frame frame;
-    hub_fault fault = {0, ""};
     peer p;
     gate go[3];
     for (int i = 0; i < 3; i++) gate_init(&go[i]);
-    CHECK_OK_FAULT(hub_transport_open_host(host, "all", &t, &fault), fault);
     peer_start(host, &p, false, send_to_a_sleeping_host, go);
     peer_wait_active(host, &p);
     CHECK_RC(hub_recv(t, &frame, HUB_NOW), HUB_EAGAIN); /* a new peer's ring is looked at once */
@@ -133,13 +138,12 @@ static void a_host_finds_them_when_it_is_told(void) {
     hub_message m = message_of(LAST);
     CHECK_OK(hub_send(t, p.id, &m, "", 0, soon()));
     peer_join(host, &p);
-    hub_transport_close(t);
-    hub_transport_unref(t);
+    close_all(t);
     for (int i = 0; i < 3; i++) gate_fini(&go[i]);
     host_close(host);
 }
 
-/* ---- what does not go ------------------------------------------------------------------------- */
+/* ---- what does not go ----------------------------------------------------------------------- */
 
 static int sit_still(peer_side *me) {
     gate_wait(me->argument);
