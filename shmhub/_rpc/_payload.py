@@ -26,6 +26,7 @@ __all__ = ["Encoded", "Message", "decode", "encode"]
 
 ALIGNMENT = 64
 TAIL = struct.Struct("<II")
+REUSE_LEAST = 16 << 10  # bytes: copying fewer costs no more than to look where they lie
 FAST_LIMIT = 4096  # plain data up to here need no codec
 
 INLINE_MAX: int = core.abi.get("inline_max", 0)  # longer payloads lie in shared memory
@@ -79,7 +80,9 @@ class Encoded:
         Not if anybody else still shows what is in it, if it does not fit, or if it is less than
         half of what came: a small result must not keep a large slot.
         """
-        if type(frame) is Message or frame.released or 2 * self.size < len(frame):
+        if self.size < REUSE_LEAST or type(frame) is Message:
+            return
+        if frame.released or 2 * self.size < len(frame):
             return
         places = []
         at = 0

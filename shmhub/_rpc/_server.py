@@ -44,7 +44,6 @@ logger = logging.getLogger("shmhub")
 LOST = (PeerGoneError, HostGoneError, HubClosedError)
 OWN_FRAMES = 1  # of a traceback: `_run`
 MOST_UPLOADS = 255
-REUSE_LEAST = 16 << 10  # bytes of a result: copying fewer costs no more than to look
 STOPPED: tuple[Any, ...] = (wire.CANCELLED, "StreamClosed", "", "", "Exception", {}, None)
 
 
@@ -358,9 +357,8 @@ class Server:
         """
         if not wait and encoded.size > COPY_ON_LOOP and len(encoded.buffers) > 1:
             return False  # some of them may have to be copied
-        if frame is not None and encoded.buffers and encoded.size >= REUSE_LEAST:
-            encoded.settle_in(frame)
         if frame is not None:
+            encoded.settle_in(frame)
             frame.release()  # before the result asks for a slot
         if not wait and encoded.slot is None and encoded.size > COPY_ON_LOOP:
             return False
