@@ -11,7 +11,8 @@ DOCUMENTS = {
 
 
 def main() -> None:
-    with shmhub.PluginHost() as host:
+    # One thread for callbacks: one after the other, so that what they print does not mix.
+    with shmhub.PluginHost(callback_threads=1) as host:
 
         @host.callback
         def read(name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -312,3 +313,12 @@ def test_both_arguments_in_their_order_stay_too(pair: Pair) -> None:
     back = sent_back(pair, encoded)
     assert np.array_equal(back[0], first)
     assert np.array_equal(back[1], second)
+
+
+def test_an_array_where_there_is_no_numpy_says_so(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frame = received(pair, (array(),))
+    monkeypatch.setitem(sys.modules, "numpy", None)
+    with pytest.raises(CodecError, match="numpy is not installed here"):
+        decode(frame, PICKLE)
