@@ -37,7 +37,9 @@ TOO_MANY: tuple[Any, ...] = (
     None,
 )
 FLOW_SHIFT = wire.TREE_SHIFT
-UNASKED = (wire.CALL & 0xFF, wire.NOTIFY & 0xFF)
+CALLS = (wire.CALL & 0xFF, wire.NOTIFY & 0xFF)
+UNASKED = (*CALLS, wire.HELLO & 0xFF, wire.WELCOME & 0xFF)
+IN_PARTS = frozenset({wire.HELLO, wire.WELCOME, *range(wire.CALL, wire.PART)})
 
 
 class Endpoint:
@@ -119,7 +121,7 @@ class Endpoint:
         if item.channel == wire.PART:
             self._on_part(link, item)
             return
-        if item.flags & wire.PARTS and wire.CALL <= item.channel < wire.PART:
+        if item.flags & wire.PARTS and item.channel in IN_PARTS:
             whole = self._join(link, item)
             if whole is None:
                 return
@@ -170,7 +172,7 @@ class Endpoint:
 
     def _on_cancel(self, link: Link, frame: Any) -> None:
         call_id = frame.message_id ^ wire.ABOUT
-        for kind in UNASKED:
+        for kind in CALLS:
             link.parts.drop((call_id, kind, 0))
         queued = link.queued.pop(call_id, None)
         if queued is not None:
@@ -217,7 +219,7 @@ class Endpoint:
         kind, call_id, flow = frame.method, frame.message_id, frame.flags >> FLOW_SHIFT
         unasked = kind in UNASKED
         if unasked:
-            call_id, flow = call_id ^ wire.ABOUT, 0
+            call_id, flow = call_id ^ (wire.ABOUT if kind in CALLS else 0), 0
         elif call_id not in link.calls and (call_id & ~wire.ABOUT, flow) not in link.inflows:
             return  # nobody waits for it
         first = frame.flags & wire.FIRST != 0

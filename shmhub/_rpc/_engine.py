@@ -115,7 +115,8 @@ class Engine(Endpoint):
         with self._links_lock:
             links = [link for links in self._links.values() for link in links if link.hello]
         for link in links:
-            link.send(wire.WELCOME, 0, self._welcome(link))
+            with link.welcoming:
+                link.send(wire.WELCOME, 0, self._welcome(link))
 
     # ---- what has come -------------------------------------------------------------------------
 
@@ -152,17 +153,27 @@ class Engine(Endpoint):
             hello, methods = {"rpc": None, "problem": str(error)}, []
         link.set_methods(methods)
         link.hello = hello
-        welcome = self._welcome(link)
-        if welcome.size <= INLINE_MAX:
-            link.tell(wire.WELCOME, 0, data=welcome.joined())
-            self._ready(link)
-        else:
+        if not self._welcome_at_once(link):
             # It may have to wait for a slot, which whoever reads must not.
-            self._workers.submit(self._send_welcome, link, welcome)
+            self._workers.submit(self._welcome_patiently, link)
 
-    def _send_welcome(self, link: Link, welcome: Encoded) -> None:
+    def _welcome_at_once(self, link: Link) -> bool:
+        if not link.welcoming.acquire(blocking=False):
+            return False
         try:
-            link.send(wire.WELCOME, 0, welcome)
+            welcome = self._welcome(link)
+            if welcome.size > INLINE_MAX:
+                return False
+            link.tell(wire.WELCOME, 0, data=welcome.joined())
+        finally:
+            link.welcoming.release()
+        self._ready(link)
+        return True
+
+    def _welcome_patiently(self, link: Link) -> None:
+        try:
+            with link.welcoming:
+                link.send(wire.WELCOME, 0, self._welcome(link))
         except (PeerGoneError, HubClosedError):
             return
         self._ready(link)

@@ -59,6 +59,7 @@ class Link(Posting):
         self.epoch: int | None = None
         self.codec = codec
         self.settling = threading.Lock()
+        self.welcoming = threading.Lock()  # the last WELCOME that is sent is the newest
         self.calls: dict[int, Call] = {}  # sent and not answered
         self.queued: dict[int, Any] = {}  # of theirs: received, not started
         self.running: dict[int, Any] = {}  # of theirs: CurrentCall

@@ -226,11 +226,11 @@ class AsyncPluginHandle:
         loop = self._host._enter()
         answer = asyncio.wrap_future(future, loop=loop)
         submit = self._sync._replicas.group.submit
-        waiting: Callable[[], object] | None
         try:
-            waiting = functools.partial(submit, future) if large else submit(future, wait=False)
-            if waiting is not None:
-                await loop.run_in_executor(self._host._threads, waiting)
+            if large:
+                await loop.run_in_executor(self._host._threads, submit, future)
+            else:
+                submit(future)
         except BaseException:
             future.cancel()
             raise

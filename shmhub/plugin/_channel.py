@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from shmhub.plugin._workers import Workers
+
 if TYPE_CHECKING:
     from shmhub._rpc import Call, CallLost, Link
     from shmhub.plugin._death import Exit
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["Channel"]
 
 # How much work is sent ahead to a replica that is busy, and how many calls at most: the ring of a
-# replica that is stopped must not fill up, or sending would block.
+# replica that is stopped shall not fill up, or the rest waits in a thread of its own.
 PREFETCH_SECONDS = 0.002
 PREFETCH_CALLS = 32
 # No call counts as longer than this when the usual time is reckoned: one slow call among fast ones
@@ -34,6 +36,8 @@ class Channel:
         in_flight: calls that are there or on their way; one that nobody waits for any more counts
             until it is answered, because it keeps the replica busy until then.
         calls: those of them that have a Future, in the order in which they were sent.
+        held_up: those of `calls` that wait for room to be sent, or go after such a one.
+        patient: the thread that sends those.
         direct: those that have none, and when they began; only kept for a watchdog.
         exit: how it ended, when that is known.
         mourners: calls that were lost with it, until that is known; None: it is.
@@ -55,6 +59,8 @@ class Channel:
         self.window = threads + 1
         self.in_flight = 0
         self.calls: dict[CallFuture, None] = {}
+        self.held_up = 0
+        self.patient = Workers(1, f"shmhub calls to {link.name}")
         self.direct: dict[Call, float] = {}
         self.seconds_per_call = PREFETCH_SECONDS
         self.last_moment = 0.0  # of an answer, or of the first call after idling

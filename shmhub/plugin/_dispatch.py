@@ -275,12 +275,8 @@ class Group:
             future.retry = retry
         return future
 
-    def submit(self, future: CallFuture, *, wait: bool = True) -> Callable[[], object] | None:
-        """Send the call, or queue it.
-
-        Args:
-            wait: sending may wait for room. Otherwise what would wait is returned instead, to be
-                called by a thread that can.
+    def submit(self, future: CallFuture) -> None:
+        """Send the call, or queue it; never waits.
 
         Raises:
             QueueFullError: `max_pending` calls wait already.
@@ -309,9 +305,8 @@ class Group:
                 self._assign(channel, future)
         if future.deadline is not None:
             self._expiry.at(future.deadline)
-        if channel is not None and not self._send(channel, future, wait=wait):
-            return functools.partial(self._send_begun, channel, future, wait=True)
-        return None
+        if channel is not None:
+            self._send(channel, future)
 
     def submit_to(self, channel: Channel, future: CallFuture) -> None:
         """Send it to this replica and no other, however busy."""
@@ -407,21 +402,34 @@ class Group:
         channel.calls[future] = None
         future.channel = channel
 
-    def _send(self, channel: Channel, future: CallFuture, *, wait: bool = True) -> bool:
+    def _send(self, channel: Channel, future: CallFuture) -> None:
         """Send a call that has a place on this channel; its outcome, an error too, is its own.
 
-        Returns:
-            False: it would have to wait for room, and must not.
+        A replica that does not read, or slots that are all taken, hold up neither who submits nor
+        the calls of other replicas: what would have to wait for room goes to the channel's own
+        thread, and so does what comes after it, in that order.
         """
         if not future.begin():
             self._leave(channel, future)
-            return True
-        return self._send_begun(channel, future, wait=wait)
+            return
+        if channel.held_up or not self._send_begun(channel, future, wait=False):
+            with self.lock:
+                channel.held_up += 1
+            channel.patient.post(self._send_patiently, channel, future)
+
+    def _send_patiently(self, channel: Channel, future: CallFuture) -> None:
+        try:
+            self._send_begun(channel, future, wait=True)
+        finally:
+            with self.lock:
+                channel.held_up -= 1
 
     def _send_quietly(self, channel: Channel, future: CallFuture) -> bool:
         """As `_send` for one short message, but the replica is not woken; False: not this way."""
         arguments = future.arguments
-        if arguments is None or arguments[1] or future.kind == "stream" or not future.begin():
+        if arguments is None or arguments[1] or future.kind == "stream" or channel.held_up:
+            return False
+        if not future.begin():
             return False
         self._note_sending(channel, future)
         call = channel.link.begin_quietly(
@@ -449,6 +457,7 @@ class Group:
             call.cancel()
 
     def _send_begun(self, channel: Channel, future: CallFuture, *, wait: bool) -> bool:
+        """Returns False when it would have to wait for room, and must not."""
         arguments = future.arguments
         if arguments is None:  # cancelled
             self._leave(channel, future)
@@ -602,6 +611,7 @@ class Group:
             mourners, channel.mourners = channel.mourners or [], None
             self._parting.discard(channel)
             self.changed.notify_all()
+        channel.patient.end()
         # Each goes to the front of the queue: the last first, so that the order is kept.
         for future, lost in reversed(mourners):
             self._decide(channel, future, lost)

@@ -1,4 +1,4 @@
-"""A few threads that run what users wrote: done-callbacks and event callbacks.
+"""A few threads that run what may take long: done-callbacks, event callbacks, sends that wait.
 
 They are daemons and started when there is something to do: a callback that never returns keeps
 neither a host from closing nor a program from ending.
@@ -47,9 +47,8 @@ class Workers:
     def close(self, timeout: float) -> None:
         """Wait up to `timeout` seconds until all is done, then let the threads go."""
         deadline = time.monotonic() + timeout
+        self.end()
         with self._changed:
-            self._closed = True
-            self._changed.notify_all()
             threads = [one for one in self._threads if one is not threading.current_thread()]
         for thread in threads:
             thread.join(max(0.0, deadline - time.monotonic()))
@@ -59,6 +58,12 @@ class Workers:
                     thread.name,
                     timeout,
                 )
+
+    def end(self) -> None:
+        """Let the threads go when all is done; does not wait for that."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
 
     def _run(self) -> None:
         while True:

@@ -64,11 +64,15 @@ class EchoMachine(PluginMachine):
 
 
 def test_a_sound_plugin_passes(leak_check: None) -> None:
-    EchoMachine.used.clear()
+    used = EchoMachine.used
+    used.clear()
     examples, steps = (60, 40) if is_full_run() else (4, 16)
     run(EchoMachine, examples, steps)
-    assert EchoMachine.used["echo"] > 0
-    assert EchoMachine.used["deaths"] > 0  # else nothing was shown
+    for _ in range(20):  # hypothesis leaves rules out, by chance all that matter
+        if used["echo"] and used["deaths"]:
+            return
+        run(EchoMachine, 1, steps)
+    raise AssertionError(f"nothing was shown: {used}")
 
 
 UNSOUND = {

@@ -57,6 +57,11 @@ def remembered() -> list[Any]:
 
 
 @plugin.method
+def memory(index: int) -> Any:
+    return _CALLS[index]
+
+
+@plugin.method
 def fail(text: str) -> None:
     raise ValueError(text)
 
