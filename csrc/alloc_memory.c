@@ -81,8 +81,7 @@ static int reserve(hub_pool *pool, hub_pool_class *c, uint32_t index, uint32_t b
             return rc;
         }
         if (hub_segment_usage(pool->segment) <= pool->max_bytes) {
-            if (!c->sub_page && length >= POPULATE_MIN)
-                hub_segment_populate(pool->segment, offset, length);
+            if (length >= POPULATE_MIN) hub_segment_populate(pool->segment, offset, length);
             hub_store_release_32(&meta->backed, pages); /* after the pages are there */
             return 0;
         }

@@ -33,7 +33,7 @@ typedef struct hub_fsck_run {
     hub_pool *pool;    /* to repair with; NULL: only look */
     bool mending;      /* this pass repairs; the next one looks what is left */
     bool exclusive;    /* no other process has the hub and no other thread is in a call on it */
-    uint8_t claims[HUB_PEERS_MAX]; /* enum hub_fsck_claim */
+    uint8_t claims[HUB_PEERS_MAX + 1]; /* enum hub_fsck_claim; the last one's are of no id */
     uint64_t hosts;    /* slots in OWNED(host) */
     hub_fsck_report report;
     void *context;

@@ -105,7 +105,7 @@ static int check_in_service(hub_fsck_run *run, uint32_t k) {
 
 /* ---- one slot ---------------------------------------------------------------------------- */
 
-/* The id whose life decides about it; HUB_PEERS_MAX: nobody's, whoever lives. */
+/* The id whose life decides about it; HUB_PEERS_MAX: nobody's, whoever lives, and claims nothing. */
 static uint32_t id_behind(const hub_fsck_run *run, uint64_t ctl) {
     uint32_t owner = hub_ctl_owner(ctl);
     uint32_t id = hub_ctl_state(ctl) == HUB_OWNED ? owner : owner / 2;
@@ -121,12 +121,11 @@ static uint32_t judge(const hub_fsck_run *run, uint64_t ctl) {
     case HUB_FREE: return hub_ctl_owner(ctl) == 0 ? 0 : HUB_FSCK_STATE;
     case HUB_OWNED:
         id = id_behind(run, ctl);
-        if (id == HUB_PEERS_MAX) return HUB_FSCK_OWNER;
         if (run->claims[id] == HUB_CLAIM_ANY) return 0;
         return id == 0 ? HUB_FSCK_STRAY : HUB_FSCK_OWNER;
     case HUB_RING:
         id = id_behind(run, ctl);
-        if (id == HUB_PEERS_MAX || run->claims[id] == HUB_CLAIM_NOTHING) return HUB_FSCK_OWNER;
+        if (run->claims[id] == HUB_CLAIM_NOTHING) return HUB_FSCK_OWNER;
         /* Nothing can come from one that has not attached. */
         return run->claims[id] == HUB_CLAIM_MAIL && hub_ctl_owner(ctl) == hub_ring_up(id)
                    ? HUB_FSCK_OWNER

@@ -36,8 +36,7 @@ void hub_transport_found_done(hub_transport *t, hub_link *link) {
 /* ---- one try ------------------------------------------------------------------------------ */
 
 static int why_retired(const hub_link *link) {
-    if (link->session->host == NULL)
-        return hub_load_relaxed_32(&link->session->host_gone) ? HUB_EHOSTGONE : HUB_ECLOSED;
+    if (link->session->host == NULL) return HUB_ECLOSED; /* by nothing but its own closing */
     /* Between the death and its end the sender waits like one on a full ring. */
     return hub_link_gone(link) ? HUB_EPEERGONE : HUB_ERINGFULL;
 }

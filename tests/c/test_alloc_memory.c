@@ -284,6 +284,27 @@ static void hot_but_not_backed(void) {
     arena_close(&a);
 }
 
+/* A liar has linked a slot that it holds to itself, on top: whoever trims comes to an end. */
+static void a_stack_without_end(void) {
+    hub_config config = config_of_one(8192, 8);
+    arena a;
+    hub_pool liar;
+    hub_slot held, other;
+    arena_open(&a, &config);
+    arena_pool(&a, &liar, 1);
+    CHECK_OK(hub_pool_alloc(&liar, 8192, &other));
+    CHECK_OK(hub_pool_alloc(&liar, 8192, &held));
+    CHECK_OK(hub_pool_free(&liar, other.ref, other.gen));
+    hub_pool_class *c = &a.host.classes[0];
+    uint32_t index = hub_ref_index(held.ref);
+    uint64_t head = hub_load_relaxed_64(&c->shared->hot);
+    hub_store_relaxed_32(&c->meta[index].next, index);
+    hub_store_release_64(&c->shared->hot, hub_head_make(hub_head_tag(head) + 1, index));
+    CHECK_EQ(hub_pool_trim(&a.host, UINT64_MAX), 8192); /* the other, found by the scan */
+    hub_pool_fini(&liar);
+    arena_close(&a);
+}
+
 int main(void) {
     test_begin(120);
     RUN(only_the_prefix_is_backed);
@@ -297,5 +318,6 @@ int main(void) {
     RUN(killed_while_trimming);
     RUN(hot_but_not_backed);
     RUN(at_the_cap_a_backed_slot_is_found);
+    RUN(a_stack_without_end);
     return test_end();
 }

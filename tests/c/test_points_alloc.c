@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "alloc_internal.h"
 #include "alloc_repair.h"
 #include "arena.h"
 #include "check.h"
@@ -63,6 +64,19 @@ static void drop(world *w, uint32_t who) {
     pattern_check(slot->data, w->size, (uint64_t)slot->ref << 32 | slot->gen);
     CHECK_OK(hub_pool_free(&w->pools[who], slot->ref, slot->gen));
     CHECK_RC(hub_pool_free(&w->pools[who], slot->ref, slot->gen), HUB_ESTALE);
+}
+
+/* What is there already, wherever it lies: as alloc does when no memory is left. */
+static void scan_backed(world *w, uint32_t who) {
+    hub_pool_class *c = &w->pools[who].classes[0];
+    uint32_t index, gen;
+    hub_slot slot;
+    if (!hub_pool_scan_backed(&w->pools[who], c, w->size, &index, &gen)) return;
+    slot.ref = hub_ref_make(0, index);
+    slot.gen = gen;
+    slot.data = hub_pool_data(&w->pools[who], slot.ref);
+    slot.capacity = w->size;
+    keep(w, who, &slot);
 }
 
 static void flush(world *w, uint32_t who) { hub_pool_flush(&w->pools[who]); }
@@ -341,7 +355,8 @@ static const step alloc_step = {"alloc", alloc, true}, free_step = {"free", drop
                   all_step = {"all", all_and_back, true}, reclaim_step = {"reclaim", reclaim, false},
                   wait_step = {"wait", wait_for_slot, true}, seize_step = {"seize", seize, false},
                   freshen_step = {"freshen", freshen, true},
-                  restack_step = {"restack", restack, true}, mend_step = {"mend", mend, false};
+                  restack_step = {"restack", restack, true},
+                  scan_step = {"scan", scan_backed, true}, mend_step = {"mend", mend, false};
 #define STEPS_MOST 12
 typedef struct plan {
     void (*begins[8])(world *);
@@ -391,7 +406,7 @@ static void few_large_slots(void) {
     static const plan p = {
         {cold, hot, one_each, nearly_empty, empty, astray, taken_while_linked},
         {&alloc_step, &free_step, &trim_step, &ring_step, &aba_step, &all_step, &reclaim_step,
-         &wait_step, &seize_step},
+         &wait_step, &seize_step, &scan_step},
     };
     every_pair(&config, &p);
 }

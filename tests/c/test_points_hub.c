@@ -317,16 +317,17 @@ static void peer_frees(void *argument) {
 }
 
 static void the_last_slot_is_told(void) {
-    for (unsigned way = 0; way < 2; way++) {
+    for (unsigned way = 0; way < 4; way++) {
         bool more = true;
         for (unsigned n = 0; more; n++) {
             static world w;
             hub_config config = config_tiny();
+            if (way >= 2) config.classes[0].slots = config.classes[0].max_slots = 64; /* remembered */
             pair_open(&w.p, &config, false);
             CHECK_OK(hub_alloc(w.p.from_peer, 600, HUB_NOW, &w.slot));
             w.waited = w.acted = 1;
-            more = way == 0 ? points_run(n, peer_leaves, peer_frees, &w)
-                            : points_run(n, peer_frees, peer_leaves, &w);
+            more = way % 2 == 0 ? points_run(n, peer_leaves, peer_frees, &w)
+                                : points_run(n, peer_frees, peer_leaves, &w);
             if (w.waited == 1) peer_leaves(&w);
             if (w.acted == 1) peer_frees(&w);
             CHECK_OK(w.acted);

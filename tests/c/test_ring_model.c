@@ -52,8 +52,8 @@ static message message_random(test_random *r) {
 }
 
 static void stage(hub_producer *p, const message *m) {
-    hub_ring_stage(p, &m->fields, m->ref, m->gen, m->ref == HUB_REF_NONE ? m->data : NULL,
-                   m->length);
+    bool empty = m->ref != HUB_REF_NONE || m->length == 0; /* NULL is nothing to copy from */
+    hub_ring_stage(p, &m->fields, m->ref, m->gen, empty ? NULL : m->data, m->length);
 }
 
 static void expect(const hub_entry *got, const unsigned char *data, const message *m) {

@@ -8,6 +8,7 @@
 #include <sys/epoll.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "check.h"
@@ -174,6 +175,44 @@ static void hung_up_and_alive(void) {
         CHECK_EQ(told(&p, HUB_EVENT_HUNG_UP), 0);
         drop_all(&p);
     }
+}
+
+/* A process that is about to end is given time, and not for ever: one that hangs in its end, with its
+ * pidfd silent, is told of. Ours has ended and is not waited for, which /proc shows the same way. */
+static void exiting_for_too_long(void) {
+    pid_t ending = fork();
+    CHECK_GE(ending, 0);
+    if (ending == 0) _exit(0);
+    while (!hub_process_exiting(ending)) test_pause();
+    for (unsigned round = 0; round < 100; round++) {
+        hub_config config = config_tiny();
+        pair p;
+        pair_open(&p, &config, false);
+        hang_up(&p);
+        lock(&p);
+        bool in_time = p.link->state == HUB_PEER_ACTIVE;
+        p.link->pid = ending;
+        p.link->hung_up_at -= 1000000000; /* longer ago than a living one is given */
+        unlock(&p);
+        if (!in_time) { /* we were too slow: the grace was over */
+            drop_all(&p);
+            continue;
+        }
+        one_round(&p);
+        lock(&p);
+        CHECK_EQ(p.link->state, HUB_PEER_ACTIVE);
+        p.link->hung_up_at -= 30000000000;
+        unlock(&p);
+        one_round(&p);
+        lock(&p);
+        CHECK_EQ(p.link->state, HUB_PEER_HUNG_UP);
+        unlock(&p);
+        CHECK_EQ(told(&p, HUB_EVENT_HUNG_UP), 1);
+        drop_all(&p);
+        CHECK_EQ(waitpid(ending, NULL, 0), ending);
+        return;
+    }
+    FAIL("the grace was over a hundred times");
 }
 
 /* Hung up first, and only then, before it is called alive, it says that it has left. */
@@ -394,6 +433,7 @@ int main(void) {
     host_can_be();
     RUN(a_wrong_hello_is_refused);
     RUN(hung_up_and_alive);
+    RUN(exiting_for_too_long);
     RUN(left_after_the_hang_up);
     RUN(told_once_that_it_has_left);
     RUN(a_hang_up_of_an_earlier_life);

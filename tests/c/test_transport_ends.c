@@ -323,6 +323,20 @@ static void a_closed_host_side_lets_go(void) {
     }
 }
 
+/* Its ring is not retired by that: the transport itself has to refuse. */
+static void a_closed_host_side_sends_nothing_to_who_leaves(void) {
+    hub_config config = config_tiny();
+    pair p;
+    pair_open(&p, &config, false);
+    CHECK_EQ(pthread_mutex_lock(&p.host->lock), 0);
+    p.link->state = HUB_PEER_LEAVING;
+    CHECK_EQ(pthread_mutex_unlock(&p.host->lock), 0);
+    hub_transport_close(p.from_host);
+    CHECK_RC(send_one(p.from_host, HUB_TO_DEFAULT, 10), HUB_ECLOSED);
+    CHECK_RC(send_one(p.from_host, HUB_TO_DEFAULT, 1000), HUB_ECLOSED);
+    drop_all(&p);
+}
+
 /* ---- slots ------------------------------------------------------------------------------------------------ */
 
 /* Who frees wakes the others, and himself only if he waits. */
@@ -608,6 +622,7 @@ int main(void) {
     RUN(a_closed_peer_leaves_nothing);
     RUN(leaving_is_said_with_the_bell);
     RUN(a_closed_host_side_lets_go);
+    RUN(a_closed_host_side_sends_nothing_to_who_leaves);
     RUN(a_free_tells_who_waits);
     RUN(only_ones_own_slots);
     RUN(not_from_the_cache_either);
