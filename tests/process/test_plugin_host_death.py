@@ -135,7 +135,6 @@ def test_ctrl_c_in_the_terminal_is_the_hosts_alone() -> None:
         f"""
         import os, signal, shmhub
         os.setpgid(0, 0)
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a background job
         with shmhub.PluginHost(echo=False) as host:
             zoo = host.spawn({ZOO!r})
             before = zoo.process()
