@@ -212,8 +212,11 @@ static void walk(hub_fsck_run *run, class_copy *c, bool cold) {
             break_at(run, c, cold, HUB_FSCK_CIRCLE, before, "next is slot", index, ", met before");
             return;
         }
-        if (c->seen[index] != 0)
+        if (c->seen[index] != 0) {
+            /* Both are taken apart: what comes from here on belongs to either. */
+            c->broken[!cold] = true;
             break_at(run, c, cold, HUB_FSCK_TWICE, index, "slot", index, " is on the hot one, too");
+        }
         if (!hub_ctl_linked(c->meta[index].ctl.value))
             break_at(run, c, cold, HUB_FSCK_NOT_LINKED, index, "slot", index,
                      " says that it is on none");

@@ -382,6 +382,29 @@ static void a_held_slot_is_mended(void) {
     host_close(host);
 }
 
+/* The cold stack runs into the hot one: beside a living peer both are put together again. */
+static void one_stack_runs_into_the_other(void) {
+    hub_config config = config_tiny();
+    hub_slot slots[3];
+    pair p;
+    seen s;
+    pair_open(&p, &config, false);
+    for (unsigned i = 0; i < 3; i++) CHECK_OK(hub_pool_alloc(&p.peer->pool, 100, &slots[i]));
+    for (unsigned i = 0; i < 3; i++)
+        CHECK_OK(hub_pool_free(&p.peer->pool, slots[i].ref, slots[i].gen));
+    hub_pool_class *c = &p.host->pool.classes[0];
+    uint32_t hot = hub_head_index(hub_load_relaxed_64(&c->shared->hot));
+    uint32_t cold = hub_head_index(hub_load_relaxed_64(&c->shared->cold));
+    CHECK_REL(hot, !=, HUB_INDEX_NONE);
+    CHECK_REL(cold, !=, HUB_INDEX_NONE);
+    hub_store_relaxed_32(&c->meta[cold].next, hot);
+    CHECK_GE(look(p.host, 0, &s).findings, 1);
+    CHECK_GE(s.count[HUB_FSCK_TWICE], 1);
+    CHECK_EQ(look(p.host, 1, &s).left, 0);
+    CHECK_EQ(look(p.host, 0, &s).findings, 0);
+    pair_close(&p);
+}
+
 static void nothing_spins_twice(void) {
     hub_config config = config_tiny();
     pair p;
@@ -449,6 +472,7 @@ int main(void) {
     RUN(seen_once_is_not_believed);
     RUN(an_owner_beyond_the_table);
     RUN(a_held_slot_is_mended);
+    RUN(one_stack_runs_into_the_other);
     RUN(nothing_spins_twice);
     RUN(nothing_is_left_of_a_dead_hub);
     return test_end();
