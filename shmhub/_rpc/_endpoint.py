@@ -39,6 +39,8 @@ TOO_MANY: tuple[Any, ...] = (
 FLOW_SHIFT = wire.TREE_SHIFT
 CALLS = (wire.CALL & 0xFF, wire.NOTIFY & 0xFF)
 UNASKED = (*CALLS, wire.HELLO & 0xFF, wire.WELCOME & 0xFF)
+ANSWERS = (wire.RESULT & 0xFF, wire.ERROR & 0xFF)
+ITEMS = (wire.ITEM & 0xFF, wire.END & 0xFF)
 IN_PARTS = frozenset({wire.HELLO, wire.WELCOME, *range(wire.CALL, wire.PART)})
 
 
@@ -220,9 +222,14 @@ class Endpoint:
         unasked = kind in UNASKED
         if unasked:
             call_id, flow = call_id ^ (wire.ABOUT if kind in CALLS else 0), 0
-        elif call_id not in link.calls and (call_id & ~wire.ABOUT, flow) not in link.inflows:
-            return  # nobody waits for it
+        elif kind in ANSWERS:
+            flow = 0
         first = frame.flags & wire.FIRST != 0
+        if not unasked:
+            if first:
+                link.parts.keep_asked(lambda key: _is_wanted(link, key))
+            if not _is_wanted(link, (call_id, kind, flow)):
+                return
         if not link.parts.add((call_id, kind, flow), frame, first=first, asked=not unasked):
             logger.debug("%s: a message in parts was not taken", link.name)
         frame.release()
@@ -242,7 +249,20 @@ class Endpoint:
 
 def _parts_key(frame: Any) -> Key:
     kind = frame.channel & 0xFF
-    return (frame.message_id, kind, 0 if kind in UNASKED else frame.flags >> FLOW_SHIFT)
+    whole = kind in UNASKED or kind in ANSWERS
+    return (frame.message_id, kind, 0 if whole else frame.flags >> FLOW_SHIFT)
+
+
+def _is_wanted(link: Link, key: Key) -> bool:
+    """Does anybody wait for such an answer, item or end?"""
+    call_id, kind, flow = key
+    if kind in ANSWERS:
+        return call_id in link.calls
+    if kind not in ITEMS:
+        return False
+    # Of a stream that nobody reads any more the end is waited for all the same.
+    is_end = kind == wire.END & 0xFF and flow == 0 and call_id in link.calls
+    return is_end or (call_id & ~wire.ABOUT, flow) in link.inflows
 
 
 def _stream_of(link: Link, frame: Any) -> Stream | None:

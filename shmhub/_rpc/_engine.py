@@ -6,6 +6,7 @@ import logging
 import secrets
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from shmhub._errors import CodecError, HubClosedError, PeerGoneError
@@ -17,6 +18,7 @@ from shmhub._rpc._endpoint import Endpoint, decode_plain
 from shmhub._rpc._link import Link
 from shmhub._rpc._payload import INLINE_MAX, Encoded, encode
 from shmhub._rpc._pool import Workers
+from shmhub._rpc._posting import LOST
 from shmhub._rpc._reading import Waiter
 from shmhub._rpc._server import Server
 from shmhub._transport import HubHostTransport
@@ -115,7 +117,7 @@ class Engine(Endpoint):
         with self._links_lock:
             links = [link for links in self._links.values() for link in links if link.hello]
         for link in links:
-            with link.welcoming:
+            with suppress(*LOST), link.welcoming:
                 link.send(wire.WELCOME, 0, self._welcome(link))
 
     # ---- what has come -------------------------------------------------------------------------
@@ -172,9 +174,9 @@ class Engine(Endpoint):
 
     def _welcome_patiently(self, link: Link) -> None:
         try:
-            with link.welcoming:
+            with link.blocking(), link.welcoming:
                 link.send(wire.WELCOME, 0, self._welcome(link))
-        except (PeerGoneError, HubClosedError):
+        except LOST:
             return
         self._ready(link)
 

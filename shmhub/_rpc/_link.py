@@ -19,6 +19,7 @@ from shmhub._errors import (
     HubClosedError,
     HubTimeoutError,
     PluginMissingMethod,
+    WouldBlockError,
 )
 from shmhub._native import core
 from shmhub._rpc import _wire as wire
@@ -437,11 +438,13 @@ class Link(Posting):
             self.calls[call_id] = call
         try:
             if self.closed:
-                raise self.lost(call.what if call is not None else self.name)
+                raise self.lost(call.what if call is not None else self.name, self._gone)
             if not attended:
                 self.endpoint.reading.unattended.add(call_id)
             self.put(kind, encoded, number, flags, call_id, deadline, wait)
         except BaseException as error:
+            if not wait and isinstance(error, WouldBlockError):
+                self.uploads.pop(call_id, None)  # not ended: it will be sent again with them
             if call is not None and self.forget(call_id) is None:
                 return  # the link was lost meanwhile, and the call with it: it is done
             if isinstance(error, LOST):

@@ -7,6 +7,7 @@ Knows nothing of calls.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 __all__ = ["PARTS_MAX", "Key", "Parts"]
@@ -35,7 +36,9 @@ class Parts:
     def add(self, key: Key, data: Any, *, first: bool, asked: bool) -> bool:
         """One more part. False: it, and so the whole message, is not taken."""
         if asked:
-            held = self._asked.setdefault(key, bytearray()) if first else self._asked.get(key)
+            if first:
+                self._asked[key] = bytearray()
+            held = self._asked.get(key)
             if held is None or len(held) + len(data) > PARTS_MAX:
                 self._asked.pop(key, None)
                 return False
@@ -62,6 +65,11 @@ class Parts:
             held = self._unasked.pop(key, None)
             self._unasked_bytes -= len(held or b"")
         return held
+
+    def keep_asked(self, wanted: Callable[[Key], bool]) -> None:
+        """Of the answers and items, let go of those that nobody waits for any more."""
+        for key in [one for one in self._asked if not wanted(one)]:
+            del self._asked[key]
 
     def drop(self, key: Key) -> None:
         """The rest will not come."""

@@ -59,7 +59,8 @@ class Expiry:
             self._next = min((each for each in waiting.values() if each > now), default=None)
         self._arm()
         for future in due:
-            may_have_run = future.channel is not None or future.attempts > 0
+            sent = future.channel is not None and future.sent_at > 0
+            may_have_run = sent or future.attempts > 0
             error = HubTimeoutError(
                 f"{future.method}() of plugin {group.name!r}: no answer before its deadline; "
                 + (

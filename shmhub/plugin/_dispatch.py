@@ -13,6 +13,7 @@ One lock guards all of it. It is never held while something is sent, waited for,
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import functools
 import logging
 import threading
@@ -242,7 +243,8 @@ class Group:
     def _set_gate(self) -> None:
         """After the channels, or whether calls are taken, have changed. Called with the lock."""
         alone = self.channels[0] if len(self.channels) == 1 else None
-        if alone is None or alone.caller is None or self.refusal is not None or self.keep_times:
+        closed = self.refusal is not None or self.keep_times
+        if alone is None or alone.caller is None or alone.held_up or closed:
             self.gate.close()
         else:
             self.gate.open(alone.caller, alone)
@@ -388,6 +390,8 @@ class Group:
         if busy is None:
             busy = self.gate.busy
         for channel in self.channels:
+            if channel.held_up:
+                continue
             load = channel.in_flight - channel.threads
             if channel is busy:
                 load += 1
@@ -401,28 +405,40 @@ class Group:
         channel.in_flight += 1
         channel.calls[future] = None
         future.channel = channel
+        future.sent_at = 0.0
 
     def _send(self, channel: Channel, future: CallFuture) -> None:
         """Send a call that has a place on this channel; its outcome, an error too, is its own.
 
         A replica that does not read, or slots that are all taken, hold up neither who submits nor
-        the calls of other replicas: what would have to wait for room goes to the channel's own
-        thread, and so does what comes after it, in that order.
+        the calls of other replicas: what would have to wait for room is sent by the channel's own
+        thread. Until it is, the channel gets nothing but what is for no other one, and in order.
         """
         if not future.begin():
             self._leave(channel, future)
             return
         if channel.held_up or not self._send_begun(channel, future, wait=False):
-            with self.lock:
-                channel.held_up += 1
-            channel.patient.post(self._send_patiently, channel, future)
+            self._hold_up(channel, 1)
+            context = contextvars.copy_context()  # says whose callback this call is a part of
+            try:
+                channel.patient.post(context.run, self._send_patiently, channel, future)
+            except RuntimeError as error:  # no thread can be started
+                self._hold_up(channel, -1)
+                self._leave(channel, future)
+                future.settle(error=error)
 
     def _send_patiently(self, channel: Channel, future: CallFuture) -> None:
         try:
             self._send_begun(channel, future, wait=True)
         finally:
-            with self.lock:
-                channel.held_up -= 1
+            self._hold_up(channel, -1)
+
+    def _hold_up(self, channel: Channel, change: int) -> None:
+        with self.lock:
+            channel.held_up += change
+            self._set_gate()
+            if self.pending and not channel.held_up:
+                self._sender.wake()
 
     def _send_quietly(self, channel: Channel, future: CallFuture) -> bool:
         """As `_send` for one short message, but the replica is not woken; False: not this way."""

@@ -31,7 +31,11 @@ class Workers:
         self._closed = False
 
     def post(self, function: Callable[..., Any], *arguments: Any) -> None:
-        """Run it in one of the threads; after `close`, in the calling one."""
+        """Run it in one of the threads; after `close`, in the calling one.
+
+        Raises:
+            RuntimeError: no thread can be started.
+        """
         with self._changed:
             if not self._closed:
                 self._work.append((function, arguments))
@@ -40,7 +44,13 @@ class Workers:
                 elif len(self._threads) < self._limit:
                     thread = threading.Thread(target=self._run, name=self._name, daemon=True)
                     self._threads.add(thread)
-                    thread.start()
+                    try:
+                        thread.start()
+                    except RuntimeError:
+                        self._threads.discard(thread)
+                        if not self._threads:  # nobody would ever do it
+                            self._work.pop()
+                            raise
                 return
         _guarded(function, arguments)
 

@@ -70,6 +70,45 @@ def test_what_comes_after_it_keeps_its_place(host: shmhub.PluginHost) -> None:
     assert [zoo.memory(index) for index in range(5)] == [LARGE, 1, LARGE[1:], 2, 3]
 
 
+def test_they_keep_their_order_when_their_replica_dies(host: shmhub.PluginHost) -> None:
+    zoo = host.spawn(ZOO)
+    with exhausted(host), stopped(zoo):
+        first = zoo.submit("echo", LARGE)
+        futures = [zoo.submit("remember", number) for number in range(8)]
+        assert zoo.pid is not None
+        os.kill(zoo.pid, signal.SIGKILL)
+        assert first.result(PATIENCE) == LARGE
+        assert [one.result(PATIENCE) for one in futures] == list(range(1, 9))
+        assert zoo.remembered() == list(range(8))
+
+
+def test_a_callback_calls_the_plugin_that_waits_for_it(host: shmhub.PluginHost) -> None:
+    """Its only thread takes that call all the same: it is known to be a part of its own."""
+    zoo = host.spawn(ZOO)
+    host.callback(lambda: zoo.submit("echo", LARGE).result(PATIENCE), name="again")
+    with exhausted(host):
+        assert zoo.call("ask_host", "again", timeout=PATIENCE) == LARGE
+
+
+def test_a_generator_among_the_arguments_is_read_to_its_end(host: shmhub.PluginHost) -> None:
+    zoo = host.spawn(ZOO)
+    with exhausted(host):
+        future = zoo.submit("total", (number for number in range(100)), LARGE)
+        assert future.result(PATIENCE) == 4950
+
+
+def test_new_calls_go_to_a_replica_that_reads(host: shmhub.PluginHost) -> None:
+    zoo = host.spawn(ZOO, replicas=2, threads=8)
+    first = zoo.pid
+    assert first is not None
+    with exhausted(host), stopped(first):
+        held = [zoo.submit("echo", LARGE) for _ in range(2)]  # one for each
+        until(lambda: any(one.done() for one in held), "the other replica to answer")
+        pids = [zoo.submit("process") for _ in range(20)]
+        assert first not in [one.result(PATIENCE) for one in pids]
+    assert [one.result(PATIENCE) for one in held] == [LARGE, LARGE]
+
+
 def test_deadline_of_a_call_that_is_held_up(host: shmhub.PluginHost) -> None:
     zoo = host.spawn(ZOO)
     with exhausted(host), stopped(zoo):

@@ -132,6 +132,8 @@ def test_parts_that_nobody_waits_for_are_not_kept(rig: Rig) -> None:
     result, call = wire.RESULT & 0xFF, wire.CALL & 0xFF
     link.call("parts", (link.life | 1 << 39, result, 100, 1000), deadline=soon())
     assert not link.parts._asked
+    link.call("odd_parts", (300,), deadline=soon())  # while that call is open
+    assert [len(one) for one in link.parts._asked.values()] == [90, 90]  # a RESULT, an ERROR
     link.call("parts", (1 << 39 | wire.FROM_PEER, call, 1500, 500), deadline=soon())
     link.ping(soon())
     assert len(link.parts._unasked) == 1000

@@ -169,6 +169,15 @@ def parts(call_id: int, kind: int, count: int, nbytes: int) -> None:
         )
 
 
+def odd_parts(count: int) -> None:
+    """Sends parts that are of no answer to this call: of no such kind, or of no such stream."""
+    call_id = current_call().id
+    for number in range(count):
+        flags = wire.FIRST | number << wire.TREE_SHIFT
+        for kind in (number, wire.ITEM & 0xFF, wire.RESULT & 0xFF):
+            engine.transport.post(bytes(90), 0, wire.PART, kind, flags, call_id, None, None)
+
+
 def doubled(items: Any) -> Any:
     for item in items:
         yield 2 * item

@@ -89,6 +89,11 @@ def count(to: int) -> Iterator[int]:
 
 
 @plugin.method
+def total(numbers: Iterator[int], _ballast: bytes = b"") -> int:
+    return sum(numbers)
+
+
+@plugin.method
 async def async_count(to: int) -> AsyncIterator[int]:
     for number in range(to):
         yield number
