@@ -30,7 +30,8 @@ BUILT_FROM := pyproject.toml setup.py $(C_FILES) $(C_HEADERS) $(BINDING)
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help demo test site soak soak-brief check core test-c test-c-all test-c-arm64 test-c-arm64-brief \
-	test-c-valgrind test-c-valgrind-brief prove prove-sample mutants mutants-brief bench bench-check lint format types \
+	test-c-valgrind test-c-valgrind-brief prove prove-sample mutants mutants-brief bench bench-check \
+	lint format types types-mypy types-pyright check-first check-last \
 	every-python dist clean
 
 help:
@@ -90,11 +91,13 @@ format: $(VENV)/.dev
 
 # The stub of the compiled module is compared with the module itself.
 AS_USERS_SEE_IT := tests/support/typed_plugin.py
-types: $(VENV)/.dev
+types: types-mypy types-pyright
+types-mypy: $(VENV)/.dev
 	$(BIN)/mypy --strict shmhub
 	$(BIN)/mypy --strict --ignore-missing-imports examples
 	$(BIN)/mypy --strict $(AS_USERS_SEE_IT)
 	$(BIN)/stubtest --allowlist .ci/stubtest-allowlist --ignore-unused-allowlist shmhub._core
+types-pyright: $(VENV)/.dev
 	@.ci/pyright $(BIN)/python shmhub $(AS_USERS_SEE_IT)
 
 # ---- the C core, without Python --------------------------------------------------------------
@@ -218,8 +221,14 @@ every-python:
 dist: $(VENV)/.dev
 	@.ci/dist $(BIN)/python
 
-CHECKS := lint types test-c-all test-c-arm64-brief test-c-valgrind-brief prove-sample \
-	mutants-brief fuzz every-python soak-brief dist
+# Two beside each other where each needs one core alone.
+check-first:
+	@$(MAKE) --no-print-directory -j3 --output-sync=target lint types test-c-arm64-brief
+check-last:
+	@$(MAKE) --no-print-directory -j2 --output-sync=target soak-brief dist
+
+CHECKS := check-first test-c-all test-c-valgrind-brief prove-sample mutants-brief fuzz \
+	every-python check-last
 check:
 	@for name in $(CHECKS); do \
 		began=$$(date +%s); \
