@@ -405,6 +405,19 @@ static void one_stack_runs_into_the_other(void) {
     pair_close(&p);
 }
 
+/* A peer has written that the host has closed the hub. It has not, and says so. */
+static void a_living_host_has_not_closed(void) {
+    hub_config config = config_tiny();
+    seen s;
+    hub_session *host = host_open(&config);
+    hub_a32 *closed = &hub_session_header(host)->host_closed;
+    hub_store_release_32(closed, 1);
+    CHECK_EQ(look(host, 1, &s).left, 0);
+    CHECK_EQ(s.count[HUB_FSCK_HEADER], 1);
+    CHECK_EQ(hub_load_acquire_32(closed), 0);
+    host_close(host);
+}
+
 static void nothing_spins_twice(void) {
     hub_config config = config_tiny();
     pair p;
@@ -473,6 +486,7 @@ int main(void) {
     RUN(an_owner_beyond_the_table);
     RUN(a_held_slot_is_mended);
     RUN(one_stack_runs_into_the_other);
+    RUN(a_living_host_has_not_closed);
     RUN(nothing_spins_twice);
     RUN(nothing_is_left_of_a_dead_hub);
     return test_end();
