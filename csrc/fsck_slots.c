@@ -169,19 +169,21 @@ static int check_ctl(hub_fsck_run *run, uint32_t k, uint32_t i, uint64_t ctl) {
     return 0;
 }
 
+static bool is_hosts(uint64_t ctl) { return hub_ctl_moved(ctl, HUB_OWNED, 0) == ctl; }
+
 /* Only the owner changes it, so only of one's own slot, or of a free one, it can be mended. */
 static int check_backed(hub_fsck_run *run, uint32_t k, uint32_t i, const hub_slot_shm *slot) {
     uint32_t most = hub_pool_most_pages(geometry_of(run, k)->slot_size);
     uint32_t backed = slot->backed.value, ref = hub_ref_make(k, i);
-    hub_slot_shm again = *slot;
+    hub_slot_shm again;
     if (backed <= most) return 0;
-    int rc = run->source.moving ? read_slot(run, k, i, &again) : 0;
+    int rc = read_slot(run, k, i, &again); /* its ctl may have been mended just now */
     if (rc < 0 || again.backed.value != backed) return rc;
     uint64_t ctl = again.ctl.value;
     bool mended = false;
     if (run->mending && hub_ctl_state(ctl) == HUB_FREE)
         mended = hub_pool_freshen(run->pool, ref);
-    else if (run->mending && hub_ctl_state(ctl) == HUB_OWNED && hub_ctl_owner(ctl) == 0)
+    else if (run->mending && is_hosts(ctl))
         mended = hub_pool_mend_backed(run->pool, ref, backed);
     hub_fsck_say(run, HUB_FSCK_BACKED, (int32_t)k, (int32_t)i, -1, mended,
                  "backed: %u pages of a slot of %u", backed, most);
@@ -235,7 +237,7 @@ static void count(hub_fsck_run *run, const class_copy *c) {
     totals->unjudged += c->still ? 0 : 2;
     for (uint32_t i = 0; i < c->limit; i++) {
         uint64_t ctl = c->meta[i].ctl.value;
-        run->hosts += hub_ctl_state(ctl) == HUB_OWNED && hub_ctl_owner(ctl) == 0;
+        run->hosts += is_hosts(ctl);
         if (hub_ctl_state(ctl) != HUB_FREE) continue;
         if (!hub_ctl_linked(ctl))
             totals->remembered++;

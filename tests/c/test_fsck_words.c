@@ -337,6 +337,9 @@ static int die_as_host(void *path) {
     (void)hub_fetch_or_acq_rel_64(&signals->ready, 1ULL << GHOST | 1ULL << NOBODY);
     hub_slot slot;
     CHECK_OK(hub_pool_alloc(&host->pool, 1000, &slot));
+    hub_slot_shm *twice_wrong = &host->pool.classes[2].meta[0];
+    hub_store_relaxed_64(&twice_wrong->ctl, hub_ctl_make(9, HUB_SHARED, 0));
+    hub_store_relaxed_32(&twice_wrong->backed, 999);
     hub_session_header(host)->reserved0 = 7; /* the header has to be written again, */
     hub_store_release_32(&hub_session_header(host)->host_closed, 1); /* and say what it said */
     _exit(0);                                                        /* nothing is closed */
@@ -382,6 +385,26 @@ static void a_held_slot_is_mended(void) {
     host_close(host);
 }
 
+/* Its holder goes on writing that word: said, and left to it. */
+static void a_slot_of_anothers_is_left_alone(void) {
+    hub_config config = config_tiny();
+    hub_slot slot;
+    pair p;
+    seen s;
+    pair_open(&p, &config, false);
+    CHECK_OK(hub_pool_alloc(&p.peer->pool, 100, &slot));
+    hub_a32 *backed =
+        &p.host->pool.classes[hub_ref_class(slot.ref)].meta[hub_ref_index(slot.ref)].backed;
+    uint32_t before = hub_load_relaxed_32(backed);
+    hub_store_relaxed_32(backed, 999);
+    CHECK_EQ(look(p.host, 1, &s).left, 1);
+    CHECK_EQ(s.count[HUB_FSCK_BACKED], 1);
+    CHECK_EQ(hub_load_relaxed_32(backed), 999);
+    hub_store_relaxed_32(backed, before);
+    CHECK_OK(hub_pool_free(&p.peer->pool, slot.ref, slot.gen));
+    pair_close(&p);
+}
+
 /* The cold stack runs into the hot one: beside a living peer both are put together again. */
 static void one_stack_runs_into_the_other(void) {
     hub_config config = config_tiny();
@@ -418,20 +441,31 @@ static void a_living_host_has_not_closed(void) {
     host_close(host);
 }
 
-static void nothing_spins_twice(void) {
-    hub_config config = config_tiny();
-    pair p;
+/* Twice is a lie of anybody; of an id that nobody has, once is. */
+static void who_may_spin(void) {
+    world w;
     seen s;
-    pair_open(&p, &config, false);
-    hub_a8 *spinning = &hub_session_signals(p.host)->spinning[p.id];
-    hub_store_relaxed_8(spinning, 1);
-    CHECK_EQ(look(p.host, 0, &s).findings, 0);
-    hub_store_relaxed_8(spinning, 2);
-    CHECK_EQ(look(p.host, 0, &s).findings, 1);
-    CHECK_EQ(s.count[HUB_FSCK_SIGNAL], 1);
-    CHECK_EQ(look(p.host, 1, &s).left, 0);
-    CHECK_EQ(hub_load_relaxed_8(spinning), 0);
-    pair_close(&p);
+    world_open(&w);
+    uint32_t beyond = w.p.host->segment.geometry.max_peers;
+    CHECK_REL(beyond, <, HUB_PEERS_MAX);
+    const struct {
+        uint32_t id, value;
+        bool found;
+    } cases[] = {{w.p.id, 1, false}, {w.p.id, 2, true}, {w.former, 1, true},
+                 {w.absent, 1, true}, {beyond, 1, true}, {0, 1, false}, {0, 2, true}};
+    for (unsigned i = 0; i < sizeof cases / sizeof *cases; i++) {
+        hub_a8 *spinning = &hub_session_signals(w.p.host)->spinning[cases[i].id];
+        test_doing("spinning of %u: %u", cases[i].id, cases[i].value);
+        hub_store_relaxed_8(spinning, (uint8_t)cases[i].value);
+        CHECK_EQ(look(w.p.host, 0, &s).findings, cases[i].found);
+        CHECK_EQ(s.count[HUB_FSCK_SIGNAL], cases[i].found);
+        if (cases[i].found) CHECK_EQ(s.last.peer_id, cases[i].id);
+        CHECK_EQ(look(w.p.host, 1, &s).left, 0);
+        CHECK_EQ(hub_load_relaxed_8(spinning), cases[i].found ? 0 : 1);
+        hub_store_relaxed_8(spinning, 0);
+    }
+    test_doing("%s", "");
+    world_close(&w);
 }
 
 static void nothing_is_left_of_a_dead_hub(void) {
@@ -448,6 +482,7 @@ static void nothing_is_left_of_a_dead_hub(void) {
     CHECK_EQ(totals.left, 0);
     CHECK_EQ(totals.reclaimed, 1);
     CHECK_EQ(s.count[HUB_FSCK_SIGNAL], 1); /* nobody has the id NOBODY */
+    CHECK_EQ(s.count[HUB_FSCK_STATE], 1); /* and what is free then is not backed beyond its end */
     CHECK_EQ(s.count[HUB_FSCK_PEER], 0);
     CHECK_EQ(s.count[HUB_FSCK_RING], 1);
     CHECK_EQ(s.count[HUB_FSCK_HEADER], 1);
@@ -485,9 +520,10 @@ int main(void) {
     RUN(seen_once_is_not_believed);
     RUN(an_owner_beyond_the_table);
     RUN(a_held_slot_is_mended);
+    RUN(a_slot_of_anothers_is_left_alone);
     RUN(one_stack_runs_into_the_other);
     RUN(a_living_host_has_not_closed);
-    RUN(nothing_spins_twice);
+    RUN(who_may_spin);
     RUN(nothing_is_left_of_a_dead_hub);
     return test_end();
 }
