@@ -216,6 +216,10 @@ def test_it_dies_meanwhile(short: shmhub.PluginHandle) -> None:
     assert short.echo(1) == 1  # started again
 
 
+def next_id(link: Any) -> int:
+    return int(re.search(r"\d+", repr(link.endpoint.next_id.__self__))[0])  # type: ignore[index]
+
+
 @pytest.mark.parametrize("way", ["short", "long"])
 def test_another_plugin_that_guesses_the_id_is_not_the_one_that_answers(
     host: shmhub.PluginHost, short: shmhub.PluginHandle, tmp_path: Path, way: str
@@ -225,13 +229,13 @@ def test_another_plugin_that_guesses_the_id_is_not_the_one_that_answers(
     goes_the_short_way(short)
     liar.echo(1)
     path = str(tmp_path / "answered")
-    count = int(re.search(r"\d+", repr(link.endpoint.next_id.__self__))[0])  # type: ignore[index]
+    count = next_id(link)
     liar.answer_for_another(link.life | (count + 1), wire.RESULT, path)
     if way == "short":
         assert short.wait_for(path) == "mine"
     else:
         assert short.wait_for(path=path) == "mine"
-    assert link.endpoint.next_id.__self__.__reduce__()[1][0] == count + 2  # it was this call's id
+    assert next_id(link) == count + 2  # it was this call's id
 
 
 @contextmanager
