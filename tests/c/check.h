@@ -11,7 +11,12 @@
 
 #include "error.h"
 
-/* Start the watchdog: after `seconds` the program fails instead of hanging. */
+/* Part of every time limit: a virtual machine that is moved or saved stands still for minutes, and
+ * its clocks go on meanwhile. */
+#define TEST_STANDSTILL 180u
+
+/* Start the watchdog: after `seconds`, and what a standstill takes, the program fails instead of
+ * hanging. */
 void test_begin(unsigned seconds);
 /* The watchdog again, from now on: for programs of many short runs. */
 void test_again(unsigned seconds);

@@ -144,7 +144,7 @@ void host_close(hub_session *host) {
     hub_session_unref(host);
 }
 
-int64_t soon(void) { return hub_clock_ns() + 60000000000LL; }
+int64_t soon(void) { return hub_clock_ns() + (60 + TEST_STANDSTILL) * 1000000000LL; }
 
 hub_message message_of(uint64_t id) {
     hub_message m = {id, 0, 0, 0, 0};

@@ -298,7 +298,7 @@ static void one_round(uint64_t seed, uint64_t number, uint64_t *lies) {
         start_liar(&round);
         for (unsigned n = 0; n < 400; n++) {
             unsigned i = (unsigned)random_below(&round.random, HONEST);
-            (void)alarm(STEP_SECONDS);
+            (void)alarm(STEP_SECONDS + TEST_STANDSTILL);
             send_one(&round, i);
             int64_t wait = (int64_t)random_below(&round.random, 200000);
             take(&round, transport_of(&round, i), hub_clock_ns() + wait);

@@ -74,5 +74,5 @@ void position_note(const char *format, ...) {
     text[n] = '\n';
     length = (size_t)n + 1;
     if (trace) tell();
-    if (limit > 0) (void)alarm(limit);
+    if (limit > 0) (void)alarm(limit + TEST_STANDSTILL);
 }
