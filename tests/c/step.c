@@ -133,7 +133,7 @@ static bool is_over(const stepper *s) {
     return s->where != NULL && hub_load_acquire_32(&s->where->over) != 0;
 }
 
-static step_state go_on(stepper *s, unsigned steps, unsigned events) {
+step_state step_until(stepper *s, unsigned steps, unsigned events) {
     bool counts = events != UINT32_MAX || s->watched >= 0 || s->find_watched != NULL;
     if (!s->begun && s->where != NULL) await_beginning(s);
     s->begun = true;
@@ -162,23 +162,6 @@ static step_state go_on(stepper *s, unsigned steps, unsigned events) {
         if (call || stored) s->events++;
     }
     return is_over(s) ? STEP_OVER : STEP_STANDS;
-}
-
-/* On the core where we are; the one of us two that runs is never the other's hindrance, and a step
- * needs no message between cores. */
-step_state step_until(stepper *s, unsigned steps, unsigned events) {
-    cpu_set_t all, here;
-    int core = sched_getcpu();
-    CHECK_EQ(sched_getaffinity(0, sizeof all, &all), 0);
-    CPU_ZERO(&here);
-    if (core >= 0) CPU_SET((unsigned)core, &here);
-    bool together = core >= 0 && sched_setaffinity(0, sizeof here, &here) == 0 &&
-                    sched_setaffinity(s->pid, sizeof here, &here) == 0;
-    step_state state = go_on(s, steps, events);
-    if (!together) return state;
-    CHECK_EQ(sched_setaffinity(0, sizeof all, &all), 0);
-    CHECK_EQ(sched_setaffinity(s->pid, sizeof all, &all), 0);
-    return state;
 }
 
 void step_fini(stepper *s) {
