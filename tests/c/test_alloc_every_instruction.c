@@ -98,7 +98,7 @@ static const operation operations[] = {
     {"grow", 4096, 0, 8, nothing, alloc_and_free},
     {"cache-grow", 4096, 0, 40, nothing, alloc_and_free},
     {"cache-scan", 4096, 64, 64, all_in_anothers_cache_or_held, alloc_and_free},
-    {"pool-trim", 65536, 12, 12, all_hot, trim_all},
+    {"pool-trim", 65536, 5, 5, all_hot, trim_all},
     {"pool-back", 1 * MIB, 4, 4, held_with_a_part_backed, back_more},
     {"hand-over", 4096, 64, 64, several_held, hand_over},
 };
