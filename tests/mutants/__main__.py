@@ -37,6 +37,7 @@ def _parse() -> argparse.Namespace:
         help="compare sites with rows, then some rows, in random order; "
         "open rows are counted and do no harm",
     )
+    parser.add_argument("--every-verdict", action="store_true", help="say it of the killed, too")
     parser.add_argument("--seed", type=int, help="repeats the order of another --brief")
     options = parser.parse_args()
     if options.every < 1 or options.jobs < 1:
@@ -71,7 +72,9 @@ def _compare(core: Core, rows: dict[table.Key, Row]) -> int:
     return len(missing) + len(stale) + (argued > table.ARGUED_AT_MOST)
 
 
-def _run(core: Core, rows: list[Row], jobs: int, seconds: float | None) -> Counter[str]:
+def _run(
+    core: Core, rows: list[Row], jobs: int, seconds: float | None, *, every_verdict: bool
+) -> Counter[str]:
     """Judge them all, or as many as can be begun in that time."""
     builds = {name: Build(name) for name in table.VARIANTS}
     for name, tests in needed(rows).items():
@@ -87,7 +90,7 @@ def _run(core: Core, rows: list[Row], jobs: int, seconds: float | None) -> Count
         verdict: Verdict = judge(core, builds, row, number)
         with lock:
             outcomes[verdict.outcome] += 1
-            if verdict.outcome != "killed":
+            if every_verdict or verdict.outcome != "killed":
                 print(f"{verdict.outcome}: {_where(row)}: {verdict.detail}", flush=True)
 
     with ThreadPoolExecutor(jobs) as pool:
@@ -127,7 +130,8 @@ def main() -> int:
         killable = [row for row in killable if not row.variant]
         killable.sort(key=lambda row: _drawn(seed, row))  # a new row moves no other
         del killable[SAMPLE_ROWS:]
-    outcomes = _run(core, killable, options.jobs, SAMPLE_SECONDS if options.brief else None)
+    seconds = SAMPLE_SECONDS if options.brief else None
+    outcomes = _run(core, killable, options.jobs, seconds, every_verdict=options.every_verdict)
     marks = Counter(row.verdict for row in wanted)
     bad = outcomes["SURVIVED"] + outcomes["ERROR"]
     print(
