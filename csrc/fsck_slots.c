@@ -248,7 +248,7 @@ static void count(hub_fsck_run *run, const class_copy *c) {
 
 /* Before slots are freed, which pushes them. */
 static void take_off(hub_fsck_run *run, const class_copy *c) {
-    if (!run->mending || run->exclusive) return;
+    if (!run->mending) return;
     if (c->broken[0]) hub_pool_restack(run->pool, c->k, true);
     if (c->broken[1]) hub_pool_restack(run->pool, c->k, false);
 }

@@ -159,6 +159,50 @@ static void any_word_beyond_is_seen(void) {
     }
 }
 
+/* ---- how many slots are free, and where ------------------------------------------------------ */
+
+static uint64_t count_remembered(const hub_pool *pool) {
+    uint64_t count = 0;
+    for (uint32_t k = 0; k < pool->class_count; k++)
+        for (uint32_t i = 0; i < hub_in_service(&pool->classes[k]); i++) {
+            uint64_t ctl = hub_load_acquire_64(&pool->classes[k].meta[i].ctl);
+            count += hub_ctl_state(ctl) == HUB_FREE && !hub_ctl_linked(ctl);
+        }
+    return count;
+}
+
+static void free_slots_are_counted(void) {
+    hub_config config = config_tiny();
+    config.classes[0].slots = config.classes[0].max_slots = 128; /* many enough to be cached */
+    hub_slot slots[3];
+    seen s;
+    hub_session *host = host_open(&config);
+    hub_pool_class *c = &host->pool.classes[0];
+    CHECK_EQ(look(host, 0, &s).remembered, 0);
+    for (unsigned i = 0; i < 3; i++) CHECK_OK(hub_pool_alloc(&host->pool, 100, &slots[i]));
+    for (unsigned i = 0; i < 2; i++)
+        CHECK_OK(hub_pool_free(&host->pool, slots[i].ref, slots[i].gen));
+    uint64_t remembered = count_remembered(&host->pool);
+    CHECK_GE(remembered, 1);
+    hub_fsck_totals totals;
+    memset(&s, 0, sizeof s);
+    CHECK_OK(hub_host_fsck(host, 0, 1, note, &s, &totals));
+    CHECK_EQ(totals.findings, 0);
+    CHECK_EQ(totals.remembered, remembered); /* not the one that is held */
+    CHECK_EQ(totals.off_list, 0);
+    /* A process took one off a stack, and died. */
+    uint64_t head = hub_load_acquire_64(&c->shared->cold);
+    CHECK_REL(hub_head_index(head), !=, HUB_INDEX_NONE);
+    uint32_t next = hub_load_relaxed_32(&c->meta[hub_head_index(head)].next);
+    hub_store_release_64(&c->shared->cold, hub_head_make(hub_head_tag(head) + 1, next));
+    CHECK_OK(hub_host_fsck(host, 0, 1, note, &s, &totals));
+    CHECK_EQ(totals.findings, 0);
+    CHECK_EQ(totals.remembered, remembered);
+    CHECK_EQ(totals.off_list, 1);
+    CHECK_OK(hub_pool_free(&host->pool, slots[2].ref, slots[2].gen));
+    host_close(host);
+}
+
 /* ---- the host's waiters, and rings ------------------------------------------------------------ */
 
 static void the_hosts_own_bit(void) {
@@ -294,6 +338,18 @@ static void seen_once_is_not_believed(void) {
     CHECK_GE(look_at(p.host, state, before, before, false, &s).findings, 1);
     CHECK_GE(s.count[HUB_FSCK_OWNER], 1);
     CHECK_OK(hub_pool_free(&p.peer->pool, slot.ref, slot.gen));
+    /* So has who sent it. */
+    hub_message m = message_of(1);
+    hub_frame frame;
+    CHECK_OK(hub_alloc(p.from_peer, 1000, HUB_NOW, &slot));
+    slot.data[0] = 1;
+    CHECK_OK(hub_send_slot(p.from_peer, HUB_TO_DEFAULT, &m, &slot, 1000, HUB_NOW));
+    CHECK_EQ(look_at(p.host, state, now, now, false, &s).findings, 0);
+    CHECK_EQ(look_at(p.host, state, before, now, false, &s).findings, 0);
+    (void)look_at(p.host, state, before, before, false, &s);
+    CHECK_GE(s.count[HUB_FSCK_OWNER], 1);
+    CHECK_OK(hub_recv(p.from_host, &frame, HUB_NOW));
+    frame_free(p.host, &frame);
     /* A slot's owner has just said how much of it is there. */
     hub_slot_shm *meta = &p.host->pool.classes[0].meta[3];
     hub_a32 *next = &meta->next; /* and `backed` beside it */
@@ -515,6 +571,7 @@ int main(void) {
     RUN(what_the_table_may_say);
     RUN(a_repair_wakes_everybody);
     RUN(any_word_beyond_is_seen);
+    RUN(free_slots_are_counted);
     RUN(the_hosts_own_bit);
     RUN(each_word_of_a_ring);
     RUN(seen_once_is_not_believed);
