@@ -150,6 +150,25 @@ static void published_is_kept_and_forged_is_not(void) {
     pair_close(&p);
 }
 
+/* Quarantined, then dead: what the host has received meanwhile does not come again. */
+static void kept_once_though_reclaimed_twice(void) {
+    hub_config config = config_two();
+    hub_frame frame;
+    pair p;
+    pair_open(&p, &config, false);
+    send_ids(p.from_peer, 71, 4);
+    reclaim_rings(&p, true);
+    for (unsigned i = 0; i < 4; i++) {
+        receive(p.from_host, &frame);
+        CHECK_EQ(frame.message.message_id, 71 + i);
+        frame_free(p.host, &frame);
+        reclaim_rings(&p, false);
+        CHECK_EQ(p.link->queue_count, 3 - i);
+    }
+    CHECK_EQ(hub_load_relaxed_32(&p.host->host->queued), 0);
+    pair_close(&p);
+}
+
 /* Unread, and never read: the queue's slots go with the link. */
 static void unread_go_with_the_link(void) {
     hub_config config = config_two();
@@ -171,6 +190,7 @@ int main(void) {
     RUN(only_what_was_never_received);
     RUN(the_living_keep_what_they_have);
     RUN(published_is_kept_and_forged_is_not);
+    RUN(kept_once_though_reclaimed_twice);
     RUN(unread_go_with_the_link);
     return test_end();
 }
