@@ -169,6 +169,23 @@ static void kept_once_though_reclaimed_twice(void) {
     pair_close(&p);
 }
 
+static void no_more_than_was_kept(void) {
+    hub_config config = config_two();
+    hub_frame frames[8];
+    pair p;
+    pair_open(&p, &config, false);
+    send_ids(p.from_peer, 81, 5);
+    reclaim_rings(&p, false);
+    CHECK_EQ(hub_recv_many(p.from_host, frames, 2), 2);
+    CHECK_EQ(hub_recv_many(p.from_host, frames + 2, 6), 3);
+    for (unsigned i = 0; i < 5; i++) {
+        CHECK_EQ(frames[i].message.message_id, 81 + i);
+        frame_free(p.host, &frames[i]);
+    }
+    CHECK_EQ(p.link->queue_count, 0);
+    pair_close(&p);
+}
+
 /* Unread, and never read: the queue's slots go with the link. */
 static void unread_go_with_the_link(void) {
     hub_config config = config_two();
@@ -191,6 +208,7 @@ int main(void) {
     RUN(the_living_keep_what_they_have);
     RUN(published_is_kept_and_forged_is_not);
     RUN(kept_once_though_reclaimed_twice);
+    RUN(no_more_than_was_kept);
     RUN(unread_go_with_the_link);
     return test_end();
 }

@@ -80,8 +80,12 @@ enum said { NOTHING, HOST_CLOSED, HOST_LEFT };
 static void good_order_is_what_was_said(void) {
     for (enum said said = NOTHING; said <= HOST_LEFT; said++) {
         hub_config config = config_tiny();
+        config.classes[0].slots = config.classes[0].max_slots = 128; /* many enough to be cached */
         pair p;
+        hub_slot slot;
         pair_open(&p, &config, false);
+        CHECK_OK(hub_alloc(p.from_peer, 10, HUB_NOW, &slot));
+        CHECK_OK(hub_slot_free(p.peer, &slot));
         if (said == HOST_CLOSED)
             hub_store_release_32(&hub_session_header(p.host)->host_closed, 1);
         if (said == HOST_LEFT)
@@ -92,6 +96,7 @@ static void good_order_is_what_was_said(void) {
         CHECK_EQ(hub_transport_clean(p.from_peer), said != NOTHING);
         CHECK(!listens(p.from_peer, p.from_peer->link)); /* or it would wake for ever */
         CHECK_RC(send_one(p.from_peer, HUB_TO_DEFAULT, 10), HUB_EHOSTGONE);
+        CHECK_RC(hub_alloc(p.from_peer, 10, HUB_NOW, &slot), HUB_EHOSTGONE);
         drop_all(&p);
     }
 }
