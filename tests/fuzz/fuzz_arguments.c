@@ -283,7 +283,8 @@ static void after_the_end(test_random *r) {
 
 int main(int argc, char **argv) {
     uint64_t seed = 1, seconds = 10;
-    for (int i = 1; i + 1 < argc; i += 2) {
+    for (int i = 1; i < argc; i += 2) {
+        if (i + 1 == argc) FAIL("%s: no option, or it wants a number", argv[i]);
         uint64_t value = strtoull(argv[i + 1], NULL, 0);
         if (strcmp(argv[i], "--seconds") == 0) seconds = value;
         else if (strcmp(argv[i], "--seed") == 0) seed = value;

@@ -175,7 +175,8 @@ static void one_file(test_random *r, const char *path, const hub_geometry *g,
 int main(int argc, char **argv) {
     uint64_t seed = 1, seconds = 10;
     char path[128];
-    for (int i = 1; i + 1 < argc; i += 2) {
+    for (int i = 1; i < argc; i += 2) {
+        if (i + 1 == argc) FAIL("%s: no option, or it wants a number", argv[i]);
         uint64_t value = strtoull(argv[i + 1], NULL, 0);
         if (strcmp(argv[i], "--seconds") == 0) seconds = value;
         else if (strcmp(argv[i], "--seed") == 0) seed = value;

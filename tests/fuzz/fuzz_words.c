@@ -289,7 +289,8 @@ static int work(void *argument) {
 int main(int argc, char **argv) {
     job j = {1, 10, UINT64_MAX, UINT64_MAX};
     uint64_t jobs = 4;
-    for (int i = 1; i + 1 < argc; i += 2) {
+    for (int i = 1; i < argc; i += 2) {
+        if (i + 1 == argc) FAIL("%s: no option, or it wants a number", argv[i]);
         uint64_t value = strtoull(argv[i + 1], NULL, 0);
         if (strcmp(argv[i], "--seconds") == 0) j.seconds = value;
         else if (strcmp(argv[i], "--states") == 0) j.states = value, j.seconds = 100000;
