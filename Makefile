@@ -192,7 +192,7 @@ prove-sample:
 
 # Each atomic operation, fence and check changed in turn (tests/mutants/table.txt); MUTANTS_ARGS:
 # see python -m tests.mutants --help. The brief form compares the table with the sources and runs a
-# sample, always the same one until all rows have been run one by one.
+# sample, always the same one: whether a change lands must not hang on a draw.
 mutants:
 	@$(PYTHON) -m tests.mutants $(MUTANTS_ARGS)
 
