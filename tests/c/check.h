@@ -11,8 +11,8 @@
 
 #include "error.h"
 
-/* Part of every time limit: a virtual machine that is moved or saved stands still for minutes, and
- * its clocks go on meanwhile. */
+/* Part of every time limit: a virtual machine that is moved stands still while its clocks go on,
+ * and some schedulers let a process starve for minutes. */
 #define TEST_STANDSTILL 180u
 
 /* Start the watchdog: after `seconds`, and what a standstill takes, the program fails instead of

@@ -143,6 +143,7 @@ step_state step_until(stepper *s, unsigned steps, unsigned events) {
         bool call = (counts || s->asleep != NULL) && at_system_call(s->pid);
         CHECK_EQ(ptrace(PTRACE_SINGLESTEP, s->pid, NULL, NULL), 0);
         s->steps++;
+        if (s->steps % 1024 == 0) test_pause(); /* as in crowd.c: somebody else's turn */
         if (call && s->asleep != NULL) {
             if (!stands_or_sleeps(s->pid)) {
                 if (s->steps == steps || !s->asleep(s->context)) return STEP_SLEEPS;

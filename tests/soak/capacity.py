@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import shmhub
 from tests.soak.ledger import Wrong
 
-_PATIENCE = 240.0  # a virtual machine that is moved stands still for minutes
+_PATIENCE = 240.0  # machines stand still, or starve a process, for minutes
 _BLOCK = 512  # the unit of st_blocks
 
 

@@ -23,7 +23,7 @@ from tests.soak.traffic import Life, Traffic
 from tests.support.nursery import Nursery
 from tests.support.processes import Child, ExecutedChild
 
-_PATIENCE = 240.0  # a virtual machine that is moved stands still for minutes
+_PATIENCE = 240.0  # machines stand still, or starve a process, for minutes
 _LIFE_LIMIT = 1 << 31
 
 

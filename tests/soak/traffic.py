@@ -17,7 +17,7 @@ from tests.soak.ledger import Kind, Ledger, Wrong
 from tests.soak.messages import BATCH, Identity, Method, some_size, some_sizes_of_many
 
 _WAIT = 0.05
-_PATIENCE = 240.0  # a virtual machine that is moved stands still for minutes
+_PATIENCE = 240.0  # machines stand still, or starve a process, for minutes
 # How a send ends to one that is gone; the receiver is told, too, and closes the ledger. (The shared
 # transport forgets it, the own one is closed.)
 _GONE = (shmhub.PeerGoneError, shmhub.PeerStateError, shmhub.HubClosedError)

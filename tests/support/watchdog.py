@@ -22,9 +22,8 @@ from tests.support.processes import LIVING
 # Hosts alive in this process, so that their statistics can be shown.
 HOSTS: weakref.WeakSet[Any] = weakref.WeakSet()
 
-# How much later than its limit a test that does not even react to the exception ends the run. A
-# virtual machine that is moved stands still for minutes, and its clocks go on: the limit itself
-# does not count that, this has to.
+# How much later than its limit a test that does not even react to the exception ends the run.
+# Machines stand still, or starve a process, for minutes: the limit does not count that; this must.
 _LAST_RESORT = 210.0
 _LONGEST_WAIT = 10.0
 
