@@ -22,11 +22,19 @@ static void note(void *context, const hub_fsck_finding *finding) {
     s->last = *finding;
 }
 
-static hub_fsck_totals look(hub_session *host, int repair, seen *s) {
+static hub_fsck_totals look_holding(hub_session *host, int repair, uint32_t held, seen *s) {
     hub_fsck_totals totals;
     memset(s, 0, sizeof *s);
-    CHECK_OK(hub_host_fsck(host, repair, 0, note, s, &totals));
+    CHECK_OK(hub_host_fsck(host, repair, held, note, s, &totals));
     return totals;
+}
+
+static hub_fsck_totals look(hub_session *host, int repair, seen *s) {
+    return look_holding(host, repair, 0, s);
+}
+
+static hub_a32 *backed_of(hub_session *host, const hub_slot *slot) {
+    return &host->pool.classes[hub_ref_class(slot->ref)].meta[hub_ref_index(slot->ref)].backed;
 }
 
 /* ---- the peer table ------------------------------------------------------------------- */
@@ -184,9 +192,7 @@ static void free_slots_are_counted(void) {
         CHECK_OK(hub_pool_free(&host->pool, slots[i].ref, slots[i].gen));
     uint64_t remembered = count_remembered(&host->pool);
     CHECK_GE(remembered, 1);
-    hub_fsck_totals totals;
-    memset(&s, 0, sizeof s);
-    CHECK_OK(hub_host_fsck(host, 0, 1, note, &s, &totals));
+    hub_fsck_totals totals = look_holding(host, 0, 1, &s);
     CHECK_EQ(totals.findings, 0);
     CHECK_EQ(totals.remembered, remembered); /* not the one that is held */
     CHECK_EQ(totals.off_list, 0);
@@ -195,7 +201,7 @@ static void free_slots_are_counted(void) {
     CHECK_REL(hub_head_index(head), !=, HUB_INDEX_NONE);
     uint32_t next = hub_load_relaxed_32(&c->meta[hub_head_index(head)].next);
     hub_store_release_64(&c->shared->cold, hub_head_make(hub_head_tag(head) + 1, next));
-    CHECK_OK(hub_host_fsck(host, 0, 1, note, &s, &totals));
+    totals = look_holding(host, 0, 1, &s);
     CHECK_EQ(totals.findings, 0);
     CHECK_EQ(totals.remembered, remembered);
     CHECK_EQ(totals.off_list, 1);
@@ -423,20 +429,18 @@ static void an_owner_beyond_the_table(void) {
 /* Too much of a slot that the host holds is said to be there: it keeps it, and the rest is true. */
 static void a_held_slot_is_mended(void) {
     hub_config config = config_tiny();
-    hub_fsck_totals totals;
     hub_slot slot;
     seen s;
     hub_session *host = host_open(&config);
     CHECK_OK(hub_pool_alloc(&host->pool, 100, &slot));
-    hub_slot_shm *meta = &host->pool.classes[hub_ref_class(slot.ref)].meta[hub_ref_index(slot.ref)];
-    uint32_t before = hub_load_relaxed_32(&meta->backed);
-    hub_store_relaxed_32(&meta->backed, 999);
-    memset(&s, 0, sizeof s);
-    CHECK_OK(hub_host_fsck(host, 1, 1, note, &s, &totals));
+    hub_a32 *backed = backed_of(host, &slot);
+    uint32_t before = hub_load_relaxed_32(backed);
+    hub_store_relaxed_32(backed, 999);
+    hub_fsck_totals totals = look_holding(host, 1, 1, &s);
     CHECK_EQ(s.count[HUB_FSCK_BACKED], 1);
     CHECK_EQ(totals.findings, 1);
     CHECK_EQ(totals.left, 0);
-    CHECK_EQ(hub_load_relaxed_32(&meta->backed), before);
+    CHECK_EQ(hub_load_relaxed_32(backed), before);
     CHECK_OK(hub_pool_free(&host->pool, slot.ref, slot.gen));
     host_close(host);
 }
@@ -449,8 +453,7 @@ static void a_slot_of_anothers_is_left_alone(void) {
     seen s;
     pair_open(&p, &config, false);
     CHECK_OK(hub_pool_alloc(&p.peer->pool, 100, &slot));
-    hub_a32 *backed =
-        &p.host->pool.classes[hub_ref_class(slot.ref)].meta[hub_ref_index(slot.ref)].backed;
+    hub_a32 *backed = backed_of(p.host, &slot);
     uint32_t before = hub_load_relaxed_32(backed);
     hub_store_relaxed_32(backed, 999);
     CHECK_EQ(look(p.host, 1, &s).left, 1);

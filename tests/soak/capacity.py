@@ -7,9 +7,8 @@ import time
 from typing import Any, NamedTuple
 
 import shmhub
-from tests.soak.ledger import Wrong
+from tests.soak.ledger import PATIENCE, Wrong
 
-_PATIENCE = 240.0  # machines stand still, or starve a process, for minutes
 _BLOCK = 512  # the unit of st_blocks
 
 
@@ -50,7 +49,7 @@ def _check(host: shmhub.HubHost) -> int:
 
 
 def _wait_until_free(host: shmhub.HubHost) -> None:
-    deadline = time.monotonic() + _PATIENCE
+    deadline = time.monotonic() + PATIENCE
     while True:
         away = [one for one in host.statistics().size_classes if one.free != one.slots]
         if not away:

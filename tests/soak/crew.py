@@ -18,12 +18,11 @@ from pathlib import Path
 import shmhub
 from shmhub.__main__ import main as shmhub_command
 from tests.soak.board import Board, Field, State
-from tests.soak.ledger import Kind, Ledger, Wrong
+from tests.soak.ledger import PATIENCE, Kind, Ledger, Wrong
 from tests.soak.traffic import Life, Traffic
 from tests.support.nursery import Nursery
 from tests.support.processes import Child, ExecutedChild
 
-_PATIENCE = 240.0  # machines stand still, or starve a process, for minutes
 _LIFE_LIMIT = 1 << 31
 
 
@@ -180,16 +179,16 @@ class Crew:
             if member.life.gone.is_set():
                 self._bury(member)
                 ended.append(member.kind)
-            elif time.monotonic() > member.ended_at + _PATIENCE:
-                raise Wrong(f"the host was not told for {_PATIENCE:g} s of the end of {member}")
+            elif time.monotonic() > member.ended_at + PATIENCE:
+                raise Wrong(f"the host was not told for {PATIENCE:g} s of the end of {member}")
         return ended
 
     def _look_for_progress(self, member: Member) -> None:
         beats = member.life.ledger.record[Field.BEATS]
         if beats != member.beats or member.continue_at is not None:
             member.beats, member.beat_at = beats, time.monotonic()
-        elif time.monotonic() > member.beat_at + _PATIENCE and member.kind is not Kind.LIAR:
-            raise Wrong(f"no progress for {_PATIENCE:g} s in {member}")
+        elif time.monotonic() > member.beat_at + PATIENCE and member.kind is not Kind.LIAR:
+            raise Wrong(f"no progress for {PATIENCE:g} s in {member}")
 
     def _bury(self, member: Member) -> None:
         status = member.child.wait()

@@ -20,7 +20,7 @@ import shmhub
 from tests.soak import capacity, report
 from tests.soak.board import Order
 from tests.soak.crew import Crew, build_echo_peer
-from tests.soak.ledger import Kind, Wrong
+from tests.soak.ledger import PATIENCE, Kind, Wrong
 from tests.soak.messages import configuration
 from tests.soak.traffic import Traffic
 from tests.support.leaks import open_descriptors, resident_bytes
@@ -28,7 +28,6 @@ from tests.support.nursery import Nursery
 
 # 16 peers: twelve in Python, two in C, two that lie.
 _PLACES = [Kind.PYTHON] * 12 + [Kind.ECHO] * 2 + [Kind.LIAR] * 2
-_NO_PROGRESS = 240.0
 _LAST_RESORT = 480.0  # for the driver's own thread, checkpoints included
 _LONGEST_STOP = 1.5  # the waits of peers and host run out after 0.05 and 0.2 s
 _PROGRESS_EVERY = 5.0
@@ -134,8 +133,8 @@ class Soak:
             self._act(host, crew, traffic)
             if traffic.progress() != progress:
                 progress, moved_at = traffic.progress(), now
-            elif now > moved_at + _NO_PROGRESS:
-                raise Wrong(f"no message has moved for {_NO_PROGRESS:g} s")
+            elif now > moved_at + PATIENCE:
+                raise Wrong(f"no message has moved for {PATIENCE:g} s")
             if now >= next_report:
                 next_report = now + _PROGRESS_EVERY
                 report.progress(now - begin, self._seconds, host, self.totals, crew)

@@ -23,6 +23,10 @@ class Kind(Enum):
     LIAR = "liar"
 
 
+PATIENCE = 240.0
+"""Seconds without progress until something is wrong: a process may starve for minutes."""
+
+
 class Wrong(AssertionError):
     """What must not happen has happened."""
 

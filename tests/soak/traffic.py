@@ -13,11 +13,10 @@ from collections.abc import Callable
 from typing import Any
 
 import shmhub
-from tests.soak.ledger import Kind, Ledger, Wrong
+from tests.soak.ledger import PATIENCE, Kind, Ledger, Wrong
 from tests.soak.messages import BATCH, Identity, Method, some_size, some_sizes_of_many
 
 _WAIT = 0.05
-_PATIENCE = 240.0  # machines stand still, or starve a process, for minutes
 # How a send ends to one that is gone; the receiver is told, too, and closes the ledger. (The shared
 # transport forgets it, the own one is closed.)
 _GONE = (shmhub.PeerGoneError, shmhub.PeerStateError, shmhub.HubClosedError)
@@ -111,7 +110,7 @@ class Traffic:
             for life in self.living():
                 if self._shared is None or life.info.peer_id != info.peer_id:
                     continue
-                if not life.gone.wait(_PATIENCE):
+                if not life.gone.wait(PATIENCE):
                     raise Wrong(f"id {info.peer_id} was given out again, but its end never told")
         return info
 
@@ -323,7 +322,7 @@ class Traffic:
         """All lives must be over, or be ended first."""
         self._stopping.set()
         for thread in self._threads:
-            thread.join(_PATIENCE)
+            thread.join(PATIENCE)
         self.allocator.close()
         if self._spare is not None:
             self._host.remove_peer(self._spare.peer_id)
