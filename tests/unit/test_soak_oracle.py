@@ -135,7 +135,7 @@ def test_a_liar_is_not_believed_and_not_blamed(ledger: Ledger) -> None:
 
 
 def test_a_slot_that_somebody_keeps_is_missed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(capacity, "_PATIENCE", 0.05)
+    monkeypatch.setattr(capacity, "PATIENCE", 0.05)
     with (
         shmhub.HubHost.create(None, configuration()) as host,
         shmhub.HubHostTransport(host) as transport,
