@@ -27,6 +27,8 @@ class Call(Waiter):
         done: its outcome is known here.
         answered: the other side is done with it, or is gone.
         started: whether it was started over there; None: nobody knows yet.
+        consumed: a generator among its arguments has been read.
+        sending: a thread is sending it just now, and sees to it itself should the link be lost.
         on_done: called once, when `done`, by whichever thread reads, cancels or loses it: short,
             never user code.
         on_answered: the same, when `answered`: after a cancel or a timeout that is later.
@@ -37,10 +39,12 @@ class Call(Waiter):
         "_error",
         "_value",
         "answered",
+        "consumed",
         "link",
         "method",
         "on_answered",
         "on_done",
+        "sending",
         "started",
         "view",
     )
@@ -66,6 +70,8 @@ class Call(Waiter):
         self.on_answered = on_answered
         self.answered = False
         self.started: bool | None = None
+        self.consumed = False
+        self.sending = False
         self._answer: Any = None
         self._error: BaseException | None = None
         self._value: tuple[Any] | None = None
@@ -126,6 +132,8 @@ class Call(Waiter):
         else:
             failure = self._failure(answer)
             self._error = failure.exception(self.what, unpickle=self.link.unpickles)
+            if isinstance(self._error, CallLost):
+                self._error.consumed = self.consumed
 
     def _failure(self, answer: Any) -> Failure:
         try:
@@ -176,6 +184,7 @@ class Call(Waiter):
         if self.answered:
             return
         self.answered = True
+        error.consumed = self.consumed
         if self.started is None:
             self.started = None if error.outcome == "may_have_run" else False
         self._settle(error)

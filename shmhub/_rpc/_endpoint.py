@@ -147,7 +147,7 @@ class Endpoint:
         if frame.channel == wire.PONG:
             frame = _as_result(frame)
         call.answer(frame)
-        link.forget(frame.message_id)
+        link.forget(frame.message_id, again=call.started is False)
 
     def _on_call(self, link: Link, frame: Any) -> None:
         call_id = frame.message_id

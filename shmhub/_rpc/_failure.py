@@ -52,10 +52,13 @@ class CallLost(ShmhubError):
     Attributes:
         outcome: "not_started": it was never received over there; "may_have_run".
         gone: what told so.
+        consumed: a generator among its arguments has been read: it cannot be sent again. Those that
+            were not are as they were.
     """
 
     outcome: Outcome = "may_have_run"
     gone: BaseException | None = None
+    consumed: bool = False
 
 
 # ---- over there --------------------------------------------------------------------------------

@@ -57,6 +57,7 @@ class Link(Posting):
         self.hello: dict[str, Any] | None = None
         self._closed = False
         self._gone: BaseException | None = None  # why it was lost
+        self._undelivered: frozenset[int] = frozenset()  # messages it never received, then
         self.epoch: int | None = None
         self.codec = codec
         self.settling = threading.Lock()
@@ -178,8 +179,8 @@ class Link(Posting):
     def _adopt(self, call: Call, frame: Any, error: BaseException | None) -> Call:
         """A call that was sent the short way, and what its caller has met; with the turn."""
         self.calls[call.message_id] = call
-        if self._closed:  # before it was among the calls that `lose` knows
-            self._lose_call(call, self._gone, frozenset())
+        if self._gone is not None:  # before it was among the calls that `lose` knows
+            self._lose_call(call)
         if error is not None:
             try:
                 self.endpoint.reading.failed(error)
@@ -267,9 +268,11 @@ class Link(Posting):
             return None
         call_id = self.endpoint.next_id() | self.life
         call = Call(self, call_id, method, view=view, on_answered=on_answered)
+        call.sending = True
         self.calls[call_id] = call
-        if self.closed:  # only now: `lose` has not seen the call, or finds it
-            return None if self.forget(call_id) is not None else call
+        if self.closed:
+            self.forget(call_id)
+            return None
         reading = self.endpoint.reading
         reading.unattended.add(call_id)
         flags = (call_id & wire.TREE_MASK) << wire.TREE_SHIFT
@@ -279,8 +282,10 @@ class Link(Posting):
             )
         except LOST:
             sent = False
-        if not sent and self.forget(call_id) is not None:
+        if not sent:
+            self.forget(call_id)
             return None
+        self._sent(call)
         reading.attend()
         return call
 
@@ -390,6 +395,10 @@ class Link(Posting):
         uploads = self.uploads.get(call_id)
         if uploads is None or not 1 <= index <= len(uploads) or uploads[index - 1] is None:
             return
+        call = self.calls.get(call_id)
+        if call is None:
+            return
+        call.consumed = True
         items, uploads[index - 1] = uploads[index - 1], None
         flow = Outflow(self, call_id, index)
         if isinstance(items, AsyncGeneratorType):
@@ -435,6 +444,7 @@ class Link(Posting):
         tree = within.tree if within is not None else call_id & wire.TREE_MASK
         flags |= tree << wire.TREE_SHIFT
         if call is not None:
+            call.sending = True
             self.calls[call_id] = call
         try:
             if self.closed:
@@ -443,10 +453,8 @@ class Link(Posting):
                 self.endpoint.reading.unattended.add(call_id)
             self.put(kind, encoded, number, flags, call_id, deadline, wait)
         except BaseException as error:
-            if not wait and isinstance(error, WouldBlockError):
-                self.uploads.pop(call_id, None)  # not ended: it will be sent again with them
-            if call is not None and self.forget(call_id) is None:
-                return  # the link was lost meanwhile, and the call with it: it is done
+            if call is not None:
+                self.forget(call_id, again=isinstance(error, (*LOST, CallLost, WouldBlockError)))
             if isinstance(error, LOST):
                 raise self.lost(f"{self.name}: calling", error) from error
             if isinstance(error, HubTimeoutError):
@@ -456,23 +464,35 @@ class Link(Posting):
                     outcome="not_started",
                 ) from error
             raise
+        if call is not None:
+            self._sent(call)
         if not attended:
             self.endpoint.reading.attend()
 
-    def forget(self, call_id: int) -> Call | None:
-        """That call is answered, or was never sent."""
+    def _sent(self, call: Call) -> None:
+        """Its message is on its way. Either this or `lose` sees what the other has written."""
+        call.sending = False
+        if self._gone is not None:
+            self._lose_call(call)
+
+    def forget(self, call_id: int, *, again: bool = False) -> Call | None:
+        """That call is answered, or was never sent.
+
+        Args:
+            again: it may be sent again: generators that were not read stay as they are.
+        """
         self.endpoint.reading.unattended.discard(call_id)
         if self.uploads:
-            self._end_uploads(call_id)
+            self._end_uploads(call_id, again)
         return self.calls.pop(call_id, None)
 
-    def _end_uploads(self, call_id: int) -> None:
+    def _end_uploads(self, call_id: int, again: bool) -> None:
         """Nobody reads them any more."""
         for index, items in enumerate(self.uploads.pop(call_id, ()), 1):
             flow = self.outflows.get((call_id, index))
             if flow is not None:
                 flow.credit(wire.STOP)
-            elif items is not None and not isinstance(items, AsyncGeneratorType):
+            elif not (again or items is None or isinstance(items, AsyncGeneratorType)):
                 self.endpoint.side.submit(items.close)  # the application's code
 
     def wait_for(self, waiter: Waiter, deadline: float | None) -> None:
@@ -491,29 +511,29 @@ class Link(Posting):
 
     def lose(self, gone: BaseException, undelivered: frozenset[int]) -> None:
         """It is over. Calls whose message was never received have not started."""
+        self._undelivered = undelivered
         self._gone = gone
         self.shut()
         for call in list(self.calls.values()):
-            self._lose_call(call, gone, undelivered)
+            if not call.sending:  # or its message may never go out: see `_sent`
+                self._lose_call(call)
         for one in list(self.running.values()):
             one.cancel()
         for flow in list(self.outflows.values()):
             flow.credit(wire.STOP)
-        for found in list(self.inflows.values()):
+        for (call_id, _), found in list(self.inflows.items()):
             stream = found()
-            if stream is None:
+            if stream is None or call_id in self.calls:  # it ends with its call
                 continue
             stream.end(CallLost(f"{stream.what}: {self.name} is gone ({gone})", gone=gone))
         self.queued.clear()
         self.parts.clear()
 
-    def _lose_call(
-        self, call: Call, gone: BaseException | None, undelivered: frozenset[int]
-    ) -> None:
-        call_id = call.message_id
-        if self.forget(call_id) is None:
+    def _lose_call(self, call: Call) -> None:
+        call_id, gone = call.message_id, self._gone
+        if self.forget(call_id, again=True) is None:
             return
-        never = call_id in undelivered or call.started is False
+        never = call_id in self._undelivered or call.started is False
         call.lose(
             CallLost(
                 f"{call.what}: {self.name} is gone ({gone}); the call "

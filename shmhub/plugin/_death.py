@@ -74,7 +74,9 @@ def died(
 ) -> PluginDiedError:
     """The error of a call whose plugin died."""
     known = exit or Exit(None, None)
-    if lost.outcome == "not_started":
+    if lost.consumed:
+        what = "the call may have run, and a generator among its arguments has been read"
+    elif lost.outcome == "not_started":
         what = "the call had not been started"
     elif attempts > 1:
         what = f"the call may have run, {attempts} times by now (max_attempts={max_attempts})"

@@ -607,7 +607,7 @@ class Group:
         """A call was lost: with its replica, or it was taken back from it."""
         if lost.outcome == "may_have_run":
             future.attempts += 1
-        if lost.gone is None and lost.outcome == "not_started":
+        if lost.gone is None and lost.outcome == "not_started" and not lost.consumed:
             if not future.asked_back:
                 self.drop(channel)  # it is leaving, and starts nothing more
             if not future.pinned:
@@ -634,7 +634,7 @@ class Group:
 
     def _decide(self, channel: Channel, future: CallFuture, lost: CallLost) -> None:
         """Once more, or an error."""
-        if not future.pinned:
+        if not (future.pinned or lost.consumed):
             if lost.outcome == "not_started":
                 self._again(future)
                 return

@@ -196,3 +196,38 @@ def test_a_death_tells_what_was_not_started(rig: Rig, link: Link) -> None:
     with pytest.raises(CallLost) as lost:
         running.result()
     assert lost.value.outcome == "may_have_run"
+
+
+@pytest.mark.parametrize("kind", ["call", "stream"])
+def test_a_death_while_a_call_is_sent(rig: Rig, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    """The thread that sends it is told last, and only it knows what became of the message."""
+
+    def outcome(*, sent: bool, received: bool) -> str:
+        link = rig.plugin()
+        if not received:
+            os.kill(link.process.pid, signal.SIGSTOP)  # type: ignore[attr-defined]
+        put = link.put
+
+        def meanwhile(*args: Any) -> None:
+            monkeypatch.setattr(link, "put", put)
+            if sent:
+                put(*args)
+            if received:
+                link.ping(soon())
+            rig.kill(link)
+            rig.wait_lost(link)
+            if not sent:
+                put(*args)
+
+        monkeypatch.setattr(link, "put", meanwhile)
+        with pytest.raises(CallLost) as lost:
+            if kind == "stream":
+                list(link.open_stream("count", (10**9,)))
+            else:
+                link.call("until_cancelled", ())
+        assert link.calls == {}
+        return str(lost.value.outcome)
+
+    assert outcome(sent=False, received=False) == "not_started"
+    assert outcome(sent=True, received=False) == "not_started"
+    assert outcome(sent=True, received=True) == "may_have_run"

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import gc
+import os
+import signal
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +18,7 @@ from shmhub._rpc import CallLost, Link
 from tests.support.environment import BRIEF, PATIENCE
 from tests.support.rpc import Rig, soon
 from tests.support.stage import Stage
+from tests.support.waiting import until
 
 
 @pytest.fixture(params=(1, 3), ids=lambda count: f"{count} threads")
@@ -151,6 +155,62 @@ def test_a_generator_that_nobody_reads_is_closed(rig: Rig, link: Link) -> None:
     assert link.call("echo", (1,), deadline=soon()) == 1
     assert link.uploads == {}
     assert link.outflows == {}
+
+
+@pytest.mark.parametrize("way", ["withdrawn", "dead", "never received", "refused"])
+def test_a_generator_of_a_lost_call_can_be_sent_again(rig: Rig, tmp_path: Path, way: str) -> None:
+    """As long as nobody has opened it."""
+    link = rig.plugin()
+    gate = tmp_path / "gate"
+    if way == "never received":
+        os.kill(link.process.pid, signal.SIGSTOP)  # type: ignore[attr-defined]
+    else:  # the only thread
+        busy = link.begin("wait_for", (str(gate),))
+    numbers, anumbers = squares(10), asquares(10)
+    waiting = link.begin("total", (numbers,), {"others": anumbers})
+    if way == "withdrawn":
+        waiting.withdraw()
+    elif way == "refused":
+        link.bye()
+        link.ping(soon())  # so it has read that, too
+        gate.touch()
+    elif way == "dead":
+        link.ping(soon())  # so it has been received
+        rig.kill(link)
+    else:
+        rig.kill(link)
+    assert waiting.wait(soon())
+    with pytest.raises(CallLost) as lost:
+        waiting.result()
+    assert lost.value.outcome == ("may_have_run" if way == "dead" else "not_started")
+    assert not lost.value.consumed
+    if way == "withdrawn":
+        gate.touch()
+        assert busy.wait(soon())
+    assert link.uploads == {}
+    again = rig.plugin("again")
+    both = again.call("total", (numbers,), {"others": anumbers}, deadline=soon())
+    assert both == 2 * sum(number * number for number in range(10))
+
+
+def test_a_generator_that_was_opened_cannot_be_sent_again(rig: Rig, link: Link) -> None:
+    closed = threading.Event()
+
+    def endless() -> Iterator[int]:
+        try:
+            while True:
+                yield 1
+        finally:
+            closed.set()
+
+    reading = link.begin("total", (endless(),))
+    until(lambda: reading.consumed, "the plugin to read")
+    rig.kill(link)
+    assert reading.wait(soon())
+    with pytest.raises(CallLost) as lost:
+        reading.result()
+    assert (lost.value.outcome, lost.value.consumed) == ("may_have_run", True)
+    assert closed.wait(PATIENCE)
 
 
 def test_streams_of_callbacks(rig: Rig, link: Link) -> None:

@@ -93,6 +93,14 @@ def total(numbers: Iterator[int], _ballast: bytes = b"") -> int:
     return sum(numbers)
 
 
+@plugin.method(idempotent=True)
+def gated_total(paths: list[str], numbers: Iterator[int], first: int) -> int:
+    """The sum, with a gate after so many of them."""
+    so_far = sum(next(numbers) for _ in range(first))
+    pass_gate(*paths)
+    return so_far + sum(numbers)
+
+
 @plugin.method
 async def async_count(to: int) -> AsyncIterator[int]:
     for number in range(to):
