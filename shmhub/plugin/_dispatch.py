@@ -291,7 +291,7 @@ class Group:
             channel = self._kin.of(within) if within is not None else None
             busy = self.gate.busy
             if channel is None and not self.pending:
-                channel = self._idlest(prefetch=True, busy=busy)
+                channel = self._idlest(prefetch=future.kind == "call", busy=busy)
             if channel is None:
                 if self.max_pending is not None and len(self.pending) >= self.max_pending:
                     raise QueueFullError(
@@ -569,7 +569,10 @@ class Group:
         with self.lock:
             if self._sender.ended:
                 return False
-            channel = self._idlest(prefetch=True) if self.pending else None
+            if not self.pending:
+                return False
+            # A stream is not sent ahead: once open it cannot be taken back.
+            channel = self._idlest(prefetch=self.pending[0].kind == "call")
             if channel is None:
                 return False
             future = self.pending.popleft()
