@@ -36,7 +36,7 @@ from shmhub._rpc._stream import Outflow, Stream, upload, upload_async
 if TYPE_CHECKING:
     from shmhub._rpc._endpoint import Endpoint
 
-__all__ = ["Link"]
+__all__ = ["Link", "carries_stream"]
 
 UPLOADS = (GeneratorType, AsyncGeneratorType, Stream)
 
@@ -381,11 +381,9 @@ class Link(Posting):
         """Arguments, ready to be sent, and the generators among them."""
         uploads = None
         flags = 0
-        for one in (*args, *kwargs.values()) if kwargs else args:
-            if isinstance(one, UPLOADS):
-                args, kwargs, uploads = _take_uploads(args, kwargs or {})
-                flags = wire.UPLOADS
-                break
+        if carries_stream(args, kwargs):
+            args, kwargs, uploads = _take_uploads(args, kwargs or {})
+            flags = wire.UPLOADS
         if kwargs:
             return encode((*args, kwargs), self.codec, flags | wire.KWARGS), uploads
         return encode(args, self.codec, flags), uploads
@@ -542,6 +540,14 @@ class Link(Posting):
                 gone=gone,
             )
         )
+
+
+def carries_stream(args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> bool:
+    """Is there a generator among the arguments? It is read once, by one other side."""
+    for one in (*args, *kwargs.values()) if kwargs else args:
+        if isinstance(one, UPLOADS):
+            return True
+    return False
 
 
 def _end_stream(stream: Stream | None, call: Call) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, cast
 
 from shmhub._errors import PluginMissingMethod
+from shmhub._rpc import carries_stream
 from shmhub.plugin._channel import Channel
 from shmhub.plugin._events import ReplicaStatus, State
 from shmhub.plugin._future import CallFuture
@@ -124,19 +125,29 @@ class PluginHandle:
     ) -> list[Any]:
         """Call on every replica that is ready, and wait for all.
 
+        Args:
+            timeout: as for `call`; for all of them together.
+
         Returns:
             the results in the order of the replicas.
 
         Raises:
+            TypeError: there is a generator among the arguments, which only one could read.
             what the first of them raised, in that order, when all have ended. Nothing is tried
             again: a replica that died gives a PluginDiedError.
         """
         timeout = self._own(timeout, kwargs)
         group = self._replicas.group
+        if carries_stream(args, kwargs):
+            raise TypeError(
+                f"call_all({method!r}): a generator among the arguments can be read by one replica "
+                "only; pass a list"
+            )
+        deadline = None if timeout is None else time.monotonic() + timeout
         futures: list[CallFuture] = []
         channels: list[Channel] = group.wait_channels(timeout)
         for channel in sorted(channels, key=lambda one: one.index):
-            future = self._make(method, args, kwargs, timeout)
+            future = group.make(method, args, kwargs, deadline, self._view, self._retry)
             futures.append(future)
             group.submit_to(channel, future)
         try:

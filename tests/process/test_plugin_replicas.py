@@ -133,6 +133,15 @@ def test_call_all_reaches_each_and_tells_the_first_error(
     assert len(zoo.call_all("process")) == 3
 
 
+def test_call_all_has_one_deadline_and_takes_no_generator(host: shmhub.PluginHost) -> None:
+    zoo = host.spawn(ZOO, replicas=2)
+    with pytest.raises(TypeError, match="pass a list"):
+        zoo.call_all("total", (number for number in range(9)))
+    first, second = zoo.call_all("deadline", timeout=PATIENCE)
+    assert abs(first - second) < 1e-6
+    assert zoo.call_all("total", iter(range(9)), timeout=None) == [36, 36]  # copied to each
+
+
 def test_streams_take_a_place_each(host: shmhub.PluginHost) -> None:
     zoo = host.spawn(ZOO, replicas=2)
     one, two = zoo.count(10**9), zoo.count(10**9)
