@@ -544,7 +544,7 @@ class Link(Posting):
 
 def carries_stream(args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> bool:
     """Is there a generator among the arguments? It is read once, by one other side."""
-    for one in (*args, *kwargs.values()) if kwargs else args:
+    for one in (*args, *kwargs.values()) if kwargs else args:  # noqa: SIM110  # each call takes it
         if isinstance(one, UPLOADS):
             return True
     return False
