@@ -98,7 +98,7 @@ class Call(Waiter):
         return self.done
 
     def result(self) -> Any:
-        """The value of a call that is done.
+        """The value of a call that is done; of a stream, how many items there were, in 16 bits.
 
         Raises:
             what the other side raised, as RemoteError; CallLost: the link is lost, or the call
@@ -123,7 +123,7 @@ class Call(Waiter):
         if answer is None:
             raise RuntimeError(f"{self!r}: result() before it is done")
         if answer.channel == wire.END:
-            self._value = (None,)
+            self._value = (answer.method,)
         elif answer.channel == wire.RESULT:
             try:
                 self._value = (decode(answer, self.link.codec, True if self.view else None),)

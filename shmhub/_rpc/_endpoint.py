@@ -201,7 +201,7 @@ class Endpoint:
             return
         stream = _stream_of(link, frame)
         if stream is not None:
-            stream.end(end_of(link, frame, stream.what))
+            stream.end(end_of(link, frame, stream.what), frame.method)
 
     def _on_credit(self, link: Link, frame: Any) -> None:
         key = (frame.message_id & ~wire.ABOUT, frame.flags >> FLOW_SHIFT)

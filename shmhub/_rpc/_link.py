@@ -555,11 +555,11 @@ def _end_stream(stream: Stream | None, call: Call) -> None:
     if stream is None:
         return
     try:
-        call.result()
+        count = call.result()
     except BaseException as error:
         stream.end(error)
     else:
-        stream.end(None)
+        stream.end(None, count)
 
 
 def _take_uploads(

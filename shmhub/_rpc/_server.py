@@ -276,7 +276,7 @@ class Server:
         except BaseException as error:
             self._raised(link, call, method, error, args, kwargs)
         else:
-            self._end(link, call)
+            link.tell(wire.END, call.id, number=flow.sequence)  # it has ended well
         finally:
             flow.close()
 
@@ -299,13 +299,9 @@ class Server:
             else:
                 self._raised(link, call, method, error, args, kwargs)
         else:
-            self._end(link, call)
+            link.tell(wire.END, call.id, number=flow.sequence)  # it has ended well
         finally:
             flow.close()
-
-    def _end(self, link: Link, call: CurrentCall) -> None:
-        """A stream has ended well."""
-        link.tell(wire.END, call.id)
 
     # ---- calls that were run the short way (_core.Callee) --------------------------------------
 

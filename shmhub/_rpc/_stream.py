@@ -234,10 +234,15 @@ class Stream(Waiter):
 
     def put(self, frame: Any) -> None:
         """ITEM has come."""
-        if frame.method != self._expected or self.closed:
+        ahead = (frame.method - self._expected) & SEQUENCE
+        if ahead > SEQUENCE // 2 or self.closed:
             return  # dealt with before, or nobody wants it
+        if ahead:
+            self._broken("an item was lost on its way")
+            return
         if len(self._items) >= WINDOW:
-            self._overrun()
+            # What it floods with must end somewhere.
+            self._broken(f"more than {WINDOW} items came that nobody had asked for yet")
             return
         if frame.crowded:
             frame = private(frame)
@@ -245,17 +250,23 @@ class Stream(Waiter):
         self._items.append(frame)
         self._more()
 
-    def _overrun(self) -> None:
-        """More than it has credit for: what it floods with must end somewhere."""
+    def _broken(self, why: str) -> None:
         if not self._ended:
-            text = f"{self.what}: more than {WINDOW} items came that nobody had asked for yet"
+            text = f"{self.what}: {why}"
             logger.error("%s", text)
             self.end(ProtocolViolation(text))
             self.link.tell_flow(wire.CREDIT, self._call_id, self._index, number=wire.STOP)
 
-    def end(self, error: BaseException | None) -> None:
-        """No more will come."""
+    def end(self, error: BaseException | None, count: int = 0) -> None:
+        """No more will come.
+
+        Args:
+            count: if it ended well, how many were sent, in 16 bits.
+        """
         if self._ended:
+            return
+        if error is None and count != self._expected and not self.closed:
+            self._broken("the last items were lost on their way")
             return
         self._error = error
         self._ended = True
@@ -289,12 +300,12 @@ class Outflow(Waiter):
 
     __slots__ = (
         "_guard",
-        "_sequence",
         "_sizes",
         "_under_way",
         "call_id",
         "index",
         "link",
+        "sequence",
         "stopped",
     )
 
@@ -305,7 +316,7 @@ class Outflow(Waiter):
         self.stopped = False  # the reader wants no more, or is gone
         self.call_id = call_id
         self.index = index
-        self._sequence = 0
+        self.sequence = 0  # number of the next item: as many as were sent, in 16 bits
         self._guard = threading.Lock()
         self._sizes: deque[int] = deque()  # of the items on their way
         self._under_way = 0
@@ -353,13 +364,13 @@ class Outflow(Waiter):
             self._under_way += encoded.size
         try:
             self.link.send_flow(
-                wire.ITEM, self.call_id, self.index, encoded, number=self._sequence, wait=wait
+                wire.ITEM, self.call_id, self.index, encoded, number=self.sequence, wait=wait
             )
         except BaseException:
             with self._guard:
                 self._under_way -= self._sizes.pop()
             raise
-        self._sequence = (self._sequence + 1) & SEQUENCE
+        self.sequence = (self.sequence + 1) & SEQUENCE
 
     def close(self) -> None:
         """Nobody produces any more."""
@@ -485,4 +496,6 @@ def _send_end(flow: Outflow, error: BaseException | None) -> None:
         encoded = encode(describe(error, pickled=link.unpickles), link.plain)
         flags = wire.STREAM
     with suppress(PeerGoneError, HostGoneError, HubClosedError):
-        link.send_flow(wire.END, flow.call_id, flow.index, encoded, flags=flags)
+        link.send_flow(
+            wire.END, flow.call_id, flow.index, encoded, number=flow.sequence, flags=flags
+        )

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import shmhub
-from shmhub._rpc import CallLost, Link
+from shmhub._rpc import CallLost, Link, Stream
 from tests.support.environment import BRIEF, PATIENCE
 from tests.support.rpc import Rig, soon
 from tests.support.stage import Stage
@@ -221,6 +221,31 @@ def test_streams_of_callbacks(rig: Rig, link: Link) -> None:
         number * number for number in range(40)
     ]
     assert link.call("push", ("sum_up", 40), deadline=soon()) == sum(range(40))
+
+
+@pytest.mark.parametrize("which", [0, 3, 9])
+def test_an_item_that_is_lost_on_its_way_is_missed(
+    link: Link, monkeypatch: pytest.MonkeyPatch, which: int
+) -> None:
+    put = Stream.put
+    monkeypatch.setattr(
+        Stream, "put", lambda self, frame: put(self, frame) if frame.method != which else None
+    )
+    stream = link.open_stream("count", (10,), deadline=soon())
+    items = []
+    with pytest.raises(shmhub.ProtocolViolation, match="lost on"):
+        items.extend(stream)
+    assert items == list(range(which))
+    send = link.send_flow
+    monkeypatch.setattr(
+        link,
+        "send_flow",
+        lambda *args, number, **rest: (
+            send(*args, number=number, **rest) if number != which else None
+        ),
+    )
+    with pytest.raises(shmhub.RemoteError, match="lost on"):
+        link.call("total", (squares(10),), deadline=soon())
 
 
 def test_more_items_than_asked_for_end_the_stream(rig: Rig) -> None:
