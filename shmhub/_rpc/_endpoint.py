@@ -12,9 +12,10 @@ from typing import Any
 from shmhub._errors import CodecError, PeerGoneError
 from shmhub._rpc import _wire as wire
 from shmhub._rpc._call import Call
+from shmhub._rpc._codec import get_codec
 from shmhub._rpc._link import Link
 from shmhub._rpc._parts import Key
-from shmhub._rpc._payload import Message, decode, private
+from shmhub._rpc._payload import Message, decode, encode, private
 from shmhub._rpc._pool import Loop, Workers
 from shmhub._rpc._reading import Reading, Waiter
 from shmhub._rpc._server import Server
@@ -31,6 +32,15 @@ TOO_MANY: tuple[Any, ...] = (
     wire.BUSY,
     "",
     f"{MOST_QUEUED} calls, or {MOST_PRIVATE >> 20} MiB of arguments, wait here already",
+    "",
+    "Exception",
+    {},
+    None,
+)
+NO_PARTS: tuple[Any, ...] = (
+    wire.ENCODE,
+    "",
+    "parts of its answer were lost on their way, or it is longer than parts may be",
     "",
     "Exception",
     {},
@@ -239,6 +249,8 @@ class Endpoint:
             return None
         parts = link.parts.take(_parts_key(frame))
         if parts is None:
+            if frame.message_id in link.calls:  # or its caller would wait for ever
+                return _as_failure(frame)
             link.refuse(frame, TOO_MANY)
             return None
         parts += frame
@@ -269,6 +281,14 @@ def _stream_of(link: Link, frame: Any) -> Stream | None:
     """The stream that an item or an end belongs to, if anybody still has it."""
     found = link.inflows.get((frame.message_id & ~wire.ABOUT, frame.flags >> FLOW_SHIFT))
     return None if found is None else found()
+
+
+def _as_failure(frame: Any) -> Message:
+    """Of an answer in parts, when those are not here."""
+    message = Message(frame, encode(NO_PARTS, get_codec("plain")).joined())
+    message.channel, message.flags = wire.ERROR, 0
+    frame.release()
+    return message
 
 
 def _as_result(frame: Any) -> Message:

@@ -10,7 +10,9 @@ from typing import Any
 from shmhub import (
     HubHost,
     HubHostPeerTransport,
+    HubHostTransport,
     HubNoSpaceError,
+    PeerStateError,
     SlotsExhaustedError,
 )
 from shmhub.testing._leaks import AnyHost, hub_of
@@ -69,7 +71,9 @@ class Hoard:
 
 
 @contextmanager
-def exhausted(host: AnyHost, slot_size: int | None = None) -> Iterator[Hoard]:
+def exhausted(
+    host: AnyHost, slot_size: int | None = None, *, transport: HubHostTransport | None = None
+) -> Iterator[Hoard]:
     """Hold every free slot of a hub; give them back on leaving.
 
     ::
@@ -86,14 +90,17 @@ def exhausted(host: AnyHost, slot_size: int | None = None) -> Iterator[Hoard]:
         host: a HubHost needs a free peer id for this, a PluginHost does not.
         slot_size: bytes, of the one class that is meant; None: all classes. While it is begun,
             smaller classes are empty for a moment, too.
+        transport: a HubHost's HubHostTransport, if it has one: that is what allocates then.
 
     Raises:
         ValueError: there is no such class.
         PeerLimitError: a HubHost has no free id.
+        PeerStateError: a HubHost has a HubHostTransport, and it was not given.
     """
     hub = hub_of(host)
-    with _transport_of(host, hub) as transport:
-        hoard = Hoard(transport, hub, slot_size)
+    made = _transport_of(host, hub) if transport is None else contextlib.nullcontext(transport)
+    with made as allocating:
+        hoard = Hoard(allocating, hub, slot_size)
         try:
             hoard.take()
             yield hoard
@@ -110,7 +117,14 @@ def _transport_of(host: AnyHost, hub: HubHost) -> Iterator[Any]:
         return
     info = hub.add_peer("exhausted()")
     try:
-        with HubHostPeerTransport(hub, info.peer_id, info.doorbell) as transport:
+        try:
+            transport = HubHostPeerTransport(hub, info.peer_id, info.doorbell)
+        except PeerStateError as error:
+            raise PeerStateError(
+                "exhausted(): this host has a HubHostTransport, which has every peer: "
+                "pass it as transport="
+            ) from error
+        with transport:
             yield transport
     finally:
         with contextlib.suppress(Exception):

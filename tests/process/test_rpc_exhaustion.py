@@ -15,6 +15,7 @@ import pytest
 import shmhub
 from shmhub._rpc import Link
 from shmhub._rpc import _wire as wire
+from shmhub.testing import exhausted
 from tests.support.environment import BRIEF, PATIENCE
 from tests.support.rpc import Rig, soon
 from tests.support.stage import Stage, fixed
@@ -207,3 +208,18 @@ def test_a_flood_of_callbacks_is_refused_and_hurts_nobody(rig: Rig) -> None:
     finally:
         gate.set()
     all_free(rig, link)
+
+
+def test_an_answer_whose_parts_were_lost_is_an_error(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link = rig.plugin()
+    monkeypatch.setattr(link.parts, "add", lambda *_, **__: False)
+    with exhausted(rig.host, transport=rig.engine.transport):
+        call = link.begin("size", (10_000,))
+        assert call.wait(soon())
+        with pytest.raises(shmhub.CodecError, match="parts of its answer were lost"):
+            call.result()
+        with pytest.raises(shmhub.CodecError, match="parts of its answer were lost"):
+            link.call("size", (10_000,), deadline=soon())
+    assert link.call("size", (10_000,), deadline=soon()) == bytes(10_000)

@@ -221,6 +221,18 @@ def test_an_exhausted_plugin_host_has_no_slot_left(leak_check: None) -> None:
             exhausted(host, 512).__enter__()
 
 
+def test_exhausting_a_hub_whose_host_has_one_transport_for_all(leak_check: None) -> None:
+    with (
+        shmhub.HubHost.create(config=CONFIG) as hub,
+        shmhub.HubHostTransport(hub) as transport,
+    ):
+        with pytest.raises(shmhub.PeerStateError, match="pass it as transport="):
+            exhausted(hub).__enter__()
+        with exhausted(hub, transport=transport) as hoard:
+            assert len(hoard) == 7
+        transport.alloc_nowait(8192).release()
+
+
 def test_an_exhausted_hub_gives_all_back(leak_check: None) -> None:
     with shmhub.HubHost.create(config=CONFIG) as hub:
         info = hub.add_peer()
