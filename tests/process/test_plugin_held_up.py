@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 import shmhub
-from shmhub.testing import exhausted, stopped
+from shmhub.testing import exhausted, stopped, wait_for_slots
 from tests.support.environment import PATIENCE
 from tests.support.plugins import ZOO, host_with
 from tests.support.waiting import until
@@ -37,6 +38,14 @@ def host(leak_check: None) -> Iterator[shmhub.PluginHost]:
         made.close()
 
 
+@contextlib.contextmanager
+def all_taken(host: shmhub.PluginHost) -> Iterator[None]:
+    """Every slot, also those in which plugins have said hello a moment ago."""
+    wait_for_slots(host)
+    with exhausted(host):
+        yield
+
+
 def submit_held_up(zoo: shmhub.PluginHandle, count: int, **options: Any) -> list[Any]:
     """To a plugin that is stopped: more than fits into its ring. Returns at once, or hangs."""
     return [zoo.submit("echo", LARGE[number:], **options) for number in range(count)]
@@ -44,7 +53,7 @@ def submit_held_up(zoo: shmhub.PluginHandle, count: int, **options: Any) -> list
 
 def test_submit_returns_though_there_is_no_room(host: shmhub.PluginHost) -> None:
     zoo = host.spawn(ZOO)
-    with exhausted(host), stopped(zoo):
+    with all_taken(host), stopped(zoo):
         futures = submit_held_up(zoo, 5)
         assert not any(one.done() for one in futures)
     assert [one.result(PATIENCE) for one in futures] == [LARGE[number:] for number in range(5)]
@@ -54,7 +63,7 @@ def test_submit_returns_though_there_is_no_room(host: shmhub.PluginHost) -> None
 def test_other_replicas_are_not_held_up(host: shmhub.PluginHost) -> None:
     zoo = host.spawn(ZOO, replicas=2)
     pid = zoo.pid
-    with exhausted(host), stopped(pid):
+    with all_taken(host), stopped(pid):
         futures = submit_held_up(zoo, 12)  # some for each of them, some wait in the queue
         until(lambda: any(one.done() for one in futures), "the other replica to answer")
         assert {zoo.process() for _ in range(5)} != {pid}
@@ -64,7 +73,7 @@ def test_other_replicas_are_not_held_up(host: shmhub.PluginHost) -> None:
 
 def test_what_comes_after_it_keeps_its_place(host: shmhub.PluginHost) -> None:
     zoo = host.spawn(ZOO)
-    with exhausted(host), stopped(zoo):
+    with all_taken(host), stopped(zoo):
         futures = [zoo.submit("remember", value) for value in (LARGE, 1, LARGE[1:], 2, 3)]
     assert [one.result(PATIENCE) for one in futures] == [1, 2, 3, 4, 5]
     assert [zoo.memory(index) for index in range(5)] == [LARGE, 1, LARGE[1:], 2, 3]
@@ -72,7 +81,7 @@ def test_what_comes_after_it_keeps_its_place(host: shmhub.PluginHost) -> None:
 
 def test_they_keep_their_order_when_their_replica_dies(host: shmhub.PluginHost) -> None:
     zoo = host.spawn(ZOO)
-    with exhausted(host), stopped(zoo):
+    with all_taken(host), stopped(zoo):
         first = zoo.submit("echo", LARGE)
         futures = [zoo.submit("remember", number) for number in range(8)]
         assert zoo.pid is not None
@@ -86,13 +95,13 @@ def test_a_callback_calls_the_plugin_that_waits_for_it(host: shmhub.PluginHost) 
     """Its only thread takes that call all the same: it is known to be a part of its own."""
     zoo = host.spawn(ZOO)
     host.callback(lambda: zoo.submit("echo", LARGE).result(PATIENCE), name="again")
-    with exhausted(host):
+    with all_taken(host):
         assert zoo.call("ask_host", "again", timeout=PATIENCE) == LARGE
 
 
 def test_a_generator_among_the_arguments_is_read_to_its_end(host: shmhub.PluginHost) -> None:
     zoo = host.spawn(ZOO)
-    with exhausted(host):
+    with all_taken(host):
         future = zoo.submit("total", (number for number in range(100)), LARGE)
         assert future.result(PATIENCE) == 4950
 
@@ -101,7 +110,7 @@ def test_new_calls_go_to_a_replica_that_reads(host: shmhub.PluginHost) -> None:
     zoo = host.spawn(ZOO, replicas=2, threads=8)
     first = zoo.pid
     assert first is not None
-    with exhausted(host), stopped(first):
+    with all_taken(host), stopped(first):
         held = [zoo.submit("echo", LARGE) for _ in range(2)]  # one for each
         until(lambda: any(one.done() for one in held), "the other replica to answer")
         pids = [zoo.submit("process") for _ in range(20)]
@@ -111,7 +120,7 @@ def test_new_calls_go_to_a_replica_that_reads(host: shmhub.PluginHost) -> None:
 
 def test_deadline_of_a_call_that_is_held_up(host: shmhub.PluginHost) -> None:
     zoo = host.spawn(ZOO)
-    with exhausted(host), stopped(zoo):
+    with all_taken(host), stopped(zoo):
         futures = submit_held_up(zoo, 3, timeout=0.05)
         for one in futures:
             with pytest.raises(shmhub.HubTimeoutError):
@@ -121,7 +130,7 @@ def test_deadline_of_a_call_that_is_held_up(host: shmhub.PluginHost) -> None:
 
 def test_cancelling_a_call_that_is_held_up(host: shmhub.PluginHost) -> None:
     zoo = host.spawn(ZOO)
-    with exhausted(host), stopped(zoo):
+    with all_taken(host), stopped(zoo):
         futures = submit_held_up(zoo, 3)
         for one in futures:
             assert one.cancel()
@@ -132,7 +141,7 @@ def test_cancelling_a_call_that_is_held_up(host: shmhub.PluginHost) -> None:
 
 def test_its_replica_dies(host: shmhub.PluginHost) -> None:
     zoo = host.spawn(ZOO)
-    with exhausted(host), stopped(zoo):
+    with all_taken(host), stopped(zoo):
         futures = submit_held_up(zoo, 5)
         assert zoo.pid is not None
         os.kill(zoo.pid, signal.SIGKILL)
@@ -146,7 +155,7 @@ def test_a_plugin_starts_though_every_slot_is_taken(host: shmhub.PluginHost) -> 
     names = [f"callback_of_a_host_that_has_many_{number}" for number in range(20)]
     for name in names:
         host.callback(lambda name=name: name, name=name)
-    with exhausted(host):
+    with all_taken(host):
         zoo = host.spawn(ZOO)
         assert zoo.echo("hello") == "hello"
         host.callback(lambda: "late", name="late")

@@ -214,6 +214,7 @@ def test_an_answer_whose_parts_were_lost_is_an_error(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     link = rig.plugin()
+    all_free(rig, link)
     monkeypatch.setattr(link.parts, "add", lambda *_, **__: False)
     with exhausted(rig.host, transport=rig.engine.transport):
         call = link.begin("size", (10_000,))
