@@ -320,15 +320,16 @@ static PyObject *callee_serve(CalleeObject *self, PyObject *Py_UNUSED(unused))
         if (others > 0 || !bnd_turn_take(self->turn))
             Py_RETURN_NONE;
         PyObject *frame =
-            bnd_transport_receive(self->transport, HUB_LOOK, HUB_TIMEOUT_NONE, "collect");
+            bnd_transport_look(self->transport, self->inbox, HUB_TIMEOUT_NONE, "collect");
         PyObject *entry = frame != NULL ? simple_entry(self, frame) : NULL;
         if (entry != NULL) {
             if (serve_call(self, frame, entry) < 0)
                 return NULL;
             continue;
         }
-        int rc = frame != NULL ? PyList_Append(self->inbox, frame)
-                               : bnd_transport_tell_inbox(self->transport, self->inbox);
+        int rc = PyErr_Occurred() ? -1 : 0;
+        if (frame != NULL)
+            rc = PyList_Append(self->inbox, frame);
         Py_XDECREF(frame);
         bnd_turn_give(self->turn);
         if (rc < 0)

@@ -179,7 +179,7 @@ static PyObject *hand_over(CallerObject *self, uint64_t id, PyObject *method, Py
 static PyObject *await_answer(CallerObject *self, uint64_t id, PyObject *method,
                               int64_t timeout_ns, bool counted, bool *adopted)
 {
-    PyObject *frame = bnd_transport_receive(self->transport, HUB_LOOK, timeout_ns, "collect");
+    PyObject *frame = bnd_transport_look(self->transport, self->inbox, timeout_ns, "collect");
     if (frame != NULL && !is_answer_to(self, frame, id)) {
         int rc = PyList_Append(self->inbox, frame);
         Py_CLEAR(frame);
@@ -187,8 +187,6 @@ static PyObject *await_answer(CallerObject *self, uint64_t id, PyObject *method,
             *adopted = true;
             return hand_over(self, id, method, NULL, counted);
         }
-    } else if (frame == NULL) {
-        (void)bnd_transport_tell_inbox(self->transport, self->inbox);
     }
     PyObject *result = frame != NULL && !PyErr_Occurred() ? simple_value(frame) : NULL;
     if (result == NULL) {

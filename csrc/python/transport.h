@@ -100,9 +100,6 @@ PyObject *bnd_transport_post_quietly(TransportObject *, PyObject *const *, Py_ss
 PyObject *bnd_transport_wake(TransportObject *, PyObject *);
 PyObject *bnd_transport_collect(TransportObject *, PyObject *const *, Py_ssize_t);
 PyObject *bnd_transport_collect_all(TransportObject *, PyObject *const *, Py_ssize_t);
-/* A receive has given nothing. 0: the time was up, or a peer of several ended, which the inbox now
- * tells; -1: the exception stays. */
-int bnd_transport_tell_inbox(TransportObject *self, PyObject *inbox);
 PyObject *bnd_transport_alloc_to(TransportObject *, PyObject *const *, Py_ssize_t);
 PyObject *bnd_transport_interrupt(TransportObject *self, PyObject *unused);
 PyObject *bnd_transport_set_hold_limit(TransportObject *self, PyObject *limit);
@@ -111,6 +108,10 @@ PyObject *bnd_transport_set_hold_limit(TransportObject *self, PyObject *limit);
 /* A new reference to a Frame; NULL with an exception, or without: nothing came. */
 PyObject *bnd_transport_receive(TransportObject *self, enum hub_wait_mode mode,
                                 int64_t timeout_ns, const char *tried);
+/* The same as HUB_LOOK: with no exception also when the time was up, or one peer of several has ended:
+ * then its PeerGoneError is in the inbox. Whatever a signal handler raises is raised. */
+PyObject *bnd_transport_look(TransportObject *self, PyObject *inbox, int64_t timeout_ns,
+                             const char *tried);
 /* Append the frames that are there, until the list, made with room for max, has max. */
 void bnd_transport_fill_list(TransportObject *self, PyObject *list, Py_ssize_t max);
 PyObject *bnd_transport_recv(TransportObject *, PyObject *const *, Py_ssize_t, PyObject *);

@@ -96,9 +96,10 @@ static int continue_receive(TransportObject *self, hub_frame *frame, enum hub_wa
     return HUB_EAGAIN;
 }
 
-/* After a try whose outcome was `rc`. 0 received, HUB_EAGAIN, or -1 with an exception. */
+/* After a try whose outcome was `rc`. 0 received, HUB_EAGAIN, or -1 with an exception; *told: it is
+ * the end of a peer, and no signal handler's, which may be of any class. */
 static int receive_slowly(TransportObject *self, hub_frame *ret, int rc, enum hub_wait_mode mode,
-                          int64_t timeout_ns, const char *tried)
+                          int64_t timeout_ns, const char *tried, bool *told)
 {
     int64_t deadline = 0;
     for (;;) {
@@ -106,19 +107,24 @@ static int receive_slowly(TransportObject *self, hub_frame *ret, int rc, enum hu
             rc = continue_receive(self, ret, mode, timeout_ns, &deadline);
         if (rc >= 0 || rc == HUB_EAGAIN)
             return rc < 0 ? rc : 0;
+        if (PyErr_Occurred())
+            return -1; /* a death is told by the next call */
+        if (mode == HUB_LOOK && rc == HUB_ETIMEDOUT)
+            return HUB_EAGAIN;
         if (rc != HUB_EPEERGONE) {
             bnd_transport_raise(self, rc, tried, HUB_TO_DEFAULT);
             return -1;
         }
-        if (bnd_transport_tell_gone(self, tried) < 0)
+        if (bnd_transport_tell_gone(self, tried) < 0) {
+            *told = true;
             return -1;
+        }
         rc = mode == HUB_POLL ? HUB_EAGAIN : hub_recv(self->transport, ret, HUB_NOW);
     }
 }
 
-/* A new reference to a Frame; NULL with an exception, or without: nothing came. */
-PyObject *bnd_transport_receive(TransportObject *self, enum hub_wait_mode mode,
-                                int64_t timeout_ns, const char *tried)
+static PyObject *receive(TransportObject *self, enum hub_wait_mode mode, int64_t timeout_ns,
+                         const char *tried, bool *told)
 {
     FrameObject *frame = take_spare(self);
     if (frame == NULL)
@@ -130,13 +136,50 @@ PyObject *bnd_transport_receive(TransportObject *self, enum hub_wait_mode mode,
     /* A loop's task must not drain, as hub_recv would: spin_and_arm tries first. */
     int rc = mode == HUB_POLL ? HUB_EAGAIN : hub_recv(self->transport, &frame->frame, HUB_NOW);
     if (rc != 0)
-        rc = receive_slowly(self, &frame->frame, rc, mode, timeout_ns, tried);
+        rc = receive_slowly(self, &frame->frame, rc, mode, timeout_ns, tried, told);
     if (rc == 0)
         bnd_frame_object_deliver(frame, self);
     bnd_transport_leave(self);
     if (rc == 0)
         return (PyObject *)frame;
     keep_spare(self, frame);
+    return NULL;
+}
+
+PyObject *bnd_transport_receive(TransportObject *self, enum hub_wait_mode mode,
+                                int64_t timeout_ns, const char *tried)
+{
+    bool told = false;
+    return receive(self, mode, timeout_ns, tried, &told);
+}
+
+/* The exception that is set, as an object: taken off. */
+static PyObject *take_exception(void)
+{
+#if PY_VERSION_HEX >= 0x030C0000
+    return PyErr_GetRaisedException();
+#else
+    PyObject *type, *value, *traceback;
+    PyErr_Fetch(&type, &value, &traceback);
+    PyErr_NormalizeException(&type, &value, &traceback);
+    Py_XDECREF(type);
+    Py_XDECREF(traceback);
+    return value;
+#endif
+}
+
+PyObject *bnd_transport_look(TransportObject *self, PyObject *inbox, int64_t timeout_ns,
+                             const char *tried)
+{
+    bool told = false;
+    PyObject *frame = receive(self, HUB_LOOK, timeout_ns, tried, &told);
+    if (frame != NULL || !told || self->kind != HUB_KIND_ALL_PEERS ||
+        !PyErr_ExceptionMatches(PyExc_ConnectionError)) /* for want of memory, say */
+        return frame;
+    PyObject *gone = take_exception();
+    if (gone != NULL)
+        (void)PyList_Append(inbox, gone);
+    Py_XDECREF(gone);
     return NULL;
 }
 

@@ -96,42 +96,6 @@ PyObject *bnd_transport_alloc_to(TransportObject *self, PyObject *const *args, P
 }
 
 /* ---- receiving ----------------------------------------------------------- */
-/* The exception that is set, if it is of that class, as an object: taken off. Else NULL. */
-static PyObject *take_exception(PyObject *class)
-{
-    if (!PyErr_Occurred() || !PyErr_ExceptionMatches(class))
-        return NULL;
-#if PY_VERSION_HEX >= 0x030C0000
-    return PyErr_GetRaisedException();
-#else
-    PyObject *type, *value, *traceback;
-    PyErr_Fetch(&type, &value, &traceback);
-    PyErr_NormalizeException(&type, &value, &traceback);
-    Py_XDECREF(type);
-    Py_XDECREF(traceback);
-    return value;
-#endif
-}
-
-/* A receive has raised. 0: it was the end of one peer of several, told in the inbox, or the
- * time was up. */
-int bnd_transport_tell_inbox(TransportObject *self, PyObject *inbox)
-{
-    PyObject *error = take_exception(PyExc_TimeoutError);
-    if (error != NULL) {
-        Py_DECREF(error);
-        return 0;
-    }
-    if (self->kind != HUB_KIND_ALL_PEERS)
-        return -1;
-    error = take_exception(PyExc_ConnectionError); /* PeerGoneError: the only one here */
-    if (error == NULL)
-        return -1;
-    int rc = PyList_Append(inbox, error);
-    Py_DECREF(error);
-    return rc;
-}
-
 /* Reserve the room first: with the frame in hand there must be nothing left that can fail. */
 static int make_room(PyObject *inbox)
 {
@@ -161,9 +125,9 @@ PyObject *bnd_transport_collect(TransportObject *self, PyObject *const *args, Py
         (args[2] != Py_None && parse_number(args[2], "message_id", UINT64_MAX, &id) < 0) ||
         bnd_arg_timeout(args[3], &timeout_ns) < 0 || make_room(args[0]) < 0)
         return NULL;
-    PyObject *frame = bnd_transport_receive(self, HUB_LOOK, timeout_ns, "collect");
+    PyObject *frame = bnd_transport_look(self, args[0], timeout_ns, "collect");
     if (frame == NULL) {
-        if (bnd_transport_tell_inbox(self, args[0]) < 0)
+        if (PyErr_Occurred())
             return NULL;
         Py_RETURN_NONE;
     }
@@ -189,7 +153,7 @@ PyObject *bnd_transport_collect_all(TransportObject *self, PyObject *const *args
     if (batch == NULL)
         return NULL;
     Py_SET_SIZE(batch, 0); /* room for max + 1, and nothing that a collector could stumble over */
-    PyObject *frame = bnd_transport_receive(self, HUB_LOOK, timeout_ns, "collect_all");
+    PyObject *frame = bnd_transport_look(self, args[0], timeout_ns, "collect_all");
     int rc = 0;
     if (frame != NULL) {
         PyList_SET_ITEM(batch, 0, frame);
@@ -200,8 +164,8 @@ PyObject *bnd_transport_collect_all(TransportObject *self, PyObject *const *args
         }
         PyErr_Clear(); /* frames before news: the next call meets it again */
         rc = PyList_SetSlice(args[0], PY_SSIZE_T_MAX, PY_SSIZE_T_MAX, batch);
-    } else {
-        rc = bnd_transport_tell_inbox(self, args[0]);
+    } else if (PyErr_Occurred()) {
+        rc = -1;
     }
     Py_DECREF(batch);
     if (rc < 0)

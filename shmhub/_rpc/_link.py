@@ -183,6 +183,8 @@ class Link(Posting):
             self._lose_call(call)
         if error is not None:
             try:
+                if error.__traceback__ is not None:
+                    raise error  # a signal handler's
                 self.endpoint.reading.failed(error)
             except BaseException as signalled:
                 call.cancel(signalled)  # which `Call.result` raises

@@ -45,9 +45,17 @@ ENDS = (HubClosedError, HostGoneError, HubForkedError)
 
 
 class _Local(threading.local):
+    """The locks that this thread sleeps on: one, and one more where a signal handler sleeps."""
+
     def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.lock.acquire()
+        self.locks: list[threading.Lock] = []
+
+    def take(self) -> threading.Lock:
+        if self.locks:
+            return self.locks.pop()
+        lock = threading.Lock()
+        lock.acquire()
+        return lock
 
 
 _local = _Local()
@@ -157,6 +165,9 @@ class Reading:
             try:
                 frame = self.collect(self.inbox, channel, message_id, timeout)
             except (*ENDS, ProtocolViolation) as error:
+                trace = error.__traceback__
+                if trace is not None and trace.tb_next is not None:
+                    raise  # a signal handler's, about some other hub
                 self.failed(error)
                 continue
             if frame is not None:
@@ -164,7 +175,7 @@ class Reading:
 
     def _sleep(self, waiter: Waiter, deadline: float | None) -> None:
         """Somebody else reads."""
-        lock = _local.lock
+        lock = _local.take()
         lock.acquire(False)  # a wake-up that came too late last time
         waiter.lock = lock
         try:
@@ -179,6 +190,7 @@ class Reading:
         finally:
             waiter.lock = None
             self.turn.leave(lock)
+            _local.locks.append(lock)
 
     def drain(self) -> None:
         """Deal with what was received; with the turn."""

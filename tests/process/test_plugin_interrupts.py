@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,14 @@ from tests.support.plugins import ZOO, events, host, write_plugin
 from tests.support.waiting import until
 
 __all__ = ["events", "host"]  # fixtures
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Iterator[Gate]:
+    made = Gate(tmp_path)
+    yield made
+    made.close()
+
 
 pytestmark = pytest.mark.time_limit(120)
 
@@ -100,6 +109,86 @@ def test_ctrl_c_before_a_call_has_begun(host: shmhub.PluginHost, tmp_path: Path)
     gate.close()
     assert zoo.remembered() == []
     wait_for_slots(host)
+
+
+ERRORS = (
+    TimeoutError,
+    ConnectionError,
+    shmhub.HubTimeoutError,
+    shmhub.HubClosedError,
+    shmhub.PeerGoneError,
+)
+
+
+@pytest.mark.parametrize("way", ["call", "with kwargs", "result", "items"])
+@pytest.mark.parametrize("kind", ERRORS, ids=lambda kind: kind.__name__)
+def test_what_a_signal_handler_raises_is_raised(
+    host: shmhub.PluginHost, gate: Gate, kind: type[BaseException], way: str
+) -> None:
+    """Also where it is of a class that a receive raises, too."""
+    zoo = host.spawn(ZOO)
+    assert zoo.echo(1) == 1
+
+    def interrupt() -> None:
+        gate.wait_entered()
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+    def handler(*_: object) -> None:
+        raise kind("the handler's")
+
+    thread = threading.Thread(target=interrupt)
+    before = signal.signal(signal.SIGUSR1, handler)
+    try:
+        thread.start()
+        with pytest.raises(kind, match="the handler's"):
+            if way == "call":
+                zoo.gate(gate.paths)
+            elif way == "with kwargs":
+                zoo.call("gate", gate.paths, value=1, timeout=PATIENCE)
+            elif way == "result":
+                zoo.submit("gate", gate.paths).result(PATIENCE)
+            else:
+                list(zoo.gated(gate.paths))
+        thread.join(PATIENCE)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+        gate.let_go()
+    assert zoo.echo(2) == 2
+
+
+def test_a_call_in_a_signal_handler_while_another_thread_reads(
+    host: shmhub.PluginHost, tmp_path: Path
+) -> None:
+    """It sleeps inside the sleep of the call that it interrupts; both are woken."""
+    zoo = host.spawn(ZOO, threads=3)
+    gates = {name: Gate(tmp_path, name) for name in ("reader", "outer")}
+    inner: list[object] = []
+
+    def handler(*_: object) -> None:
+        inner.append(zoo.echo("inner"))
+        gates["outer"].let_go()
+
+    def interrupt() -> None:
+        gates["outer"].wait_entered()
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+    reader = threading.Thread(target=zoo.gate, args=(gates["reader"].paths,))
+    thread = threading.Thread(target=interrupt)
+    before = signal.signal(signal.SIGUSR1, handler)
+    try:
+        reader.start()
+        gates["reader"].wait_entered()  # it has the turn, and keeps it
+        thread.start()
+        assert zoo.call("gate", gates["outer"].paths, "outer", timeout=PATIENCE) == "outer"
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+        for one in gates.values():
+            one.let_go()
+        reader.join(PATIENCE)
+        thread.join(PATIENCE)
+        for one in gates.values():
+            one.close()
+    assert inner == ["inner"]
 
 
 HOPS = """

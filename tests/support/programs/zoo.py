@@ -102,6 +102,13 @@ def gated_total(paths: list[str], numbers: Iterator[int], first: int) -> int:
 
 
 @plugin.method
+def gated(paths: list[str]) -> Iterator[int]:
+    yield 1
+    pass_gate(*paths)
+    yield 2
+
+
+@plugin.method
 async def async_count(to: int) -> AsyncIterator[int]:
     for number in range(to):
         yield number
