@@ -231,14 +231,20 @@ static PyObject *slot_exit(SlotObject *self, PyObject *Py_UNUSED(args))
     return slot_release(self, NULL);
 }
 
-static void copy_bytes(void *target, const void *source, uint64_t length)
+/* The source may be a view of the slot itself. */
+static void copy_bytes(unsigned char *target, const unsigned char *source, uint64_t length)
 {
     if (length < HUB_COPY_WITHOUT_GIL) {
-        memcpy(target, source, length);
+        memmove(target, source, length);
         return;
     }
+    bool apart = (uintptr_t)target - (uintptr_t)source >= length &&
+                 (uintptr_t)source - (uintptr_t)target >= length;
     Py_BEGIN_ALLOW_THREADS
-    hub_copy(target, source, length);
+    if (apart)
+        hub_copy(target, source, length);
+    else
+        memmove(target, source, length);
     Py_END_ALLOW_THREADS
 }
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from copy import copy
 from difflib import get_close_matches
 from time import monotonic
 from types import AsyncGeneratorType, GeneratorType
@@ -58,6 +59,7 @@ class Link(Posting):
         self._closed = False
         self._gone: BaseException | None = None  # why it was lost
         self._undelivered: frozenset[int] = frozenset()  # messages it never received, then
+        self._cancelled: BaseException | None = None  # what all calls were cancelled with
         self.epoch: int | None = None
         self.codec = codec
         self.settling = threading.Lock()
@@ -181,6 +183,8 @@ class Link(Posting):
         self.calls[call.message_id] = call
         if self._gone is not None:  # before it was among the calls that `lose` knows
             self._lose_call(call)
+        if self._cancelled is not None:  # the same with `cancel_all`
+            call.cancel(copy(self._cancelled))
         if error is not None:
             try:
                 if error.__traceback__ is not None:
@@ -494,6 +498,13 @@ class Link(Posting):
                 flow.credit(wire.STOP)
             elif not (again or items is None or isinstance(items, AsyncGeneratorType)):
                 self.endpoint.side.submit(items.close)  # the application's code
+
+    def cancel_all(self, error: BaseException) -> None:
+        """Cancel the calls that are under way, also those of the short way; no other may come."""
+        self._cancelled = error
+        for call in list(self.calls.values()):
+            call.cancel(copy(error))  # a traceback belongs to one raise
+        self.endpoint.reading.look_again()
 
     def wait_for(self, waiter: Waiter, deadline: float | None) -> None:
         """Read until it is done, or the deadline; run what is called here in its course."""

@@ -239,6 +239,10 @@ class Reading:
         with suppress(RuntimeError):
             self._park.release()
 
+    def look_again(self) -> None:
+        """Let who reads look whether what it waits for is done."""
+        self._interrupt()
+
     def soon(self, function: Callable[[], None]) -> None:
         """Let the lookout do that; from any thread, a finalizer, too."""
         self._soon.append(function)

@@ -11,7 +11,7 @@ from shmhub.plugin._workers import Workers
 if TYPE_CHECKING:
     from shmhub._rpc import Call, CallLost, Link
     from shmhub.plugin._death import Exit
-    from shmhub.plugin._future import CallFuture
+    from shmhub.plugin._future import CallFuture, OpenStream
 
 __all__ = ["Channel"]
 
@@ -35,7 +35,7 @@ class Channel:
             PREFETCH_SECONDS.
         in_flight: calls that are there or on their way; one that nobody waits for any more counts
             until it is answered, because it keeps the replica busy until then.
-        calls: those of them that have a Future, in the order in which they were sent.
+        calls: those of them that have a Future, and streams, in the order in which they were sent.
         held_up: those of `calls` that wait for room to be sent, or go after such a one.
         patient: the thread that sends those.
         direct: those that have none, and when they began; only kept for a watchdog.
@@ -58,7 +58,7 @@ class Channel:
         self.methods = methods
         self.window = threads + 1
         self.in_flight = 0
-        self.calls: dict[CallFuture, None] = {}
+        self.calls: dict[CallFuture | OpenStream, None] = {}
         self.held_up = 0
         self.patient = Workers(1, f"shmhub calls to {link.name}")
         self.direct: dict[Call, float] = {}

@@ -10,6 +10,7 @@ import time
 from typing import TYPE_CHECKING
 
 from shmhub._errors import HubClosedError, HubTimeoutError
+from shmhub.plugin._future import CallFuture
 
 if TYPE_CHECKING:
     from shmhub._rpc import Call
@@ -53,7 +54,7 @@ class Expiry:
             waiting = {
                 one: one.deadline
                 for one in group.living_calls()
-                if one.deadline is not None and not one.over
+                if isinstance(one, CallFuture) and one.deadline is not None and not one.over
             }
             due = [one for one, deadline in waiting.items() if deadline <= now]
             self._next = min((each for each in waiting.values() if each > now), default=None)

@@ -23,14 +23,20 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
-from shmhub._errors import HubForkedError, HubTimeoutError, QueueFullError, WouldBlockError
+from shmhub._errors import (
+    HubClosedError,
+    HubForkedError,
+    HubTimeoutError,
+    QueueFullError,
+    WouldBlockError,
+)
 from shmhub._native import core
 from shmhub._rpc import Call, CallLost, CurrentCall
 from shmhub._rpc._current import current
 from shmhub.plugin._channel import Channel
 from shmhub.plugin._clockwork import Expiry, TakeBack
 from shmhub.plugin._death import Exit, died
-from shmhub.plugin._future import CallFuture
+from shmhub.plugin._future import CallFuture, OpenStream
 from shmhub.plugin._kin import Kin
 from shmhub.plugin._sender import Sender
 
@@ -77,6 +83,7 @@ class Group:
         self.refusal: BaseException | None = None  # why no more calls are taken
         self._drainers = 0  # threads that wait until nothing is under way
         self._parting: set[Channel] = set()  # take no more calls, have some yet
+        self._mourned: set[CallFuture] = set()  # lost, and not decided about
         self._sender = Sender(f"shmhub calls of {name}", self._send_next)
         self._expiry = Expiry(self)
         self._take_back = TakeBack(self)
@@ -305,8 +312,7 @@ class Group:
                     self._sender.wake()  # its call may have ended without seeing this one
             else:
                 self._assign(channel, future)
-        if future.deadline is not None:
-            self._expiry.at(future.deadline)
+        self._watch(future)
         if channel is not None:
             self._send(channel, future)
 
@@ -315,8 +321,7 @@ class Group:
         future.pinned = True
         with self.lock:
             self._assign(channel, future)
-        if future.deadline is not None:
-            self._expiry.at(future.deadline)
+        self._watch(future)
         self._send(channel, future)
 
     def notify(
@@ -372,10 +377,7 @@ class Group:
                     "which interrupted another call in this thread: let the handler set a flag, or "
                     "use submit() there and take the result elsewhere"
                 )
-            if current.get() is None:
-                return future.result()
-            with self.waiting():  # a callback's thread: others may run meanwhile
-                return future.result()
+            return future.result()
         except BaseException:
             if not future.over:  # Ctrl-C: the caller goes, so must the call
                 future.cancel()
@@ -511,17 +513,36 @@ class Group:
         self, channel: Channel, future: CallFuture, arguments: Any, *, wait: bool = True
     ) -> None:
         """A stream keeps its place until it ends; the future is done with when it is open."""
-        stream = channel.link.open_stream(
-            future.method,
-            *arguments,
-            deadline=future.deadline,
-            view=future.view,
-            on_end=lambda: self._leave(channel, future),
-            on_lost=lambda lost: self._stream_lost(channel, future.method, lost),
-            wait=wait,
-        )
+        place = OpenStream()
+        method = future.method
+        with self.lock:
+            self._put_in_place(channel, future, place)
+        try:
+            stream = channel.link.open_stream(
+                method,
+                *arguments,
+                deadline=future.deadline,
+                view=future.view,
+                on_end=lambda: self._leave(channel, place),
+                on_lost=lambda lost: self._stream_lost(channel, method, lost),
+                wait=wait,
+            )
+        except BaseException:
+            with self.lock:
+                self._put_in_place(channel, place, future)
+            raise
+        place.call = stream.call
         if not future.settle(stream):
             stream.close()
+
+    def _put_in_place(
+        self, channel: Channel, one: CallFuture | OpenStream, other: CallFuture | OpenStream
+    ) -> None:
+        if one.channel is channel:
+            one.channel = None
+            del channel.calls[one]
+            channel.calls[other] = None
+            other.channel = channel
 
     def _answered(self, channel: Channel, future: CallFuture, call: Call) -> None:
         """The answer is there, or will not come. Runs where answers are read: short."""
@@ -540,12 +561,12 @@ class Group:
         else:
             future.settle(value)
 
-    def _leave(self, channel: Channel, future: CallFuture) -> None:
+    def _leave(self, channel: Channel, future: CallFuture | OpenStream) -> None:
         with self.lock:
             self._forget(channel, future)
             self._has_room(channel)
 
-    def _forget(self, channel: Channel, future: CallFuture) -> None:
+    def _forget(self, channel: Channel, future: CallFuture | OpenStream) -> None:
         if future.channel is channel:
             future.channel = future.call = None
             channel.calls.pop(future, None)
@@ -619,7 +640,13 @@ class Group:
         with self.lock:
             if channel.mourners is not None:
                 channel.mourners.append((future, lost))
-                return
+                self._mourned.add(future)
+                mourning = True
+            else:
+                mourning = False
+        if mourning:
+            self._watch(future)
+            return
         self._decide(channel, future, lost)
 
     def bury(self, channel: Channel, exit: Exit) -> None:
@@ -628,6 +655,7 @@ class Group:
         with self.lock:
             channel.exit = exit
             mourners, channel.mourners = channel.mourners or [], None
+            self._mourned.difference_update(future for future, _ in mourners)
             self._parting.discard(channel)
             self.changed.notify_all()
         channel.patient.end()
@@ -658,6 +686,13 @@ class Group:
                 self._sender.wake()
         if refusal is not None:
             future.settle(error=self._why_not())
+        else:
+            self._watch(future)
+
+    def _watch(self, future: CallFuture) -> None:
+        """See that its deadline is kept."""
+        if future.deadline is not None:
+            self._expiry.at(future.deadline)
 
     def _died(self, channel: Channel, method: str, lost: CallLost, attempts: int) -> BaseException:
         return died(
@@ -718,11 +753,15 @@ class Group:
         )
 
     def cancel_all(self) -> None:
-        """Cancel every call that has a Future."""
+        """Cancel every call and stream. No other one may come."""
         with self.lock:
             futures = self.living_calls()
+            channels = self._all()
         for future in futures:
             future.cancel()
+        error = HubClosedError(f"plugin {self.name!r} was stopped before it had answered")
+        for channel in channels:
+            channel.link.cancel_all(error)
 
     def end(self) -> None:
         """Let the thread go. Nothing may be pending any more."""
@@ -742,9 +781,9 @@ class Group:
             "PluginHost here"
         )
 
-    def living_calls(self) -> list[CallFuture]:
-        """All calls that have a Future and are not answered. Called with the lock."""
-        found = [*self.pending]
+    def living_calls(self) -> list[CallFuture | OpenStream]:
+        """All streams, and calls that have a Future, and are not answered. Called with the lock."""
+        found: list[CallFuture | OpenStream] = [*self.pending, *self._mourned]
         for channel in self._all():
             found += channel.calls
         return found

@@ -15,15 +15,18 @@ from concurrent.futures._base import (
     PENDING,
     RUNNING,
 )
+from contextlib import AbstractContextManager, nullcontext
 from threading import Condition
 from typing import TYPE_CHECKING, Any, Literal
+
+from shmhub._rpc._current import current
 
 if TYPE_CHECKING:
     from shmhub._rpc import Call
     from shmhub.plugin._channel import Channel
     from shmhub.plugin._dispatch import Group
 
-__all__ = ["CallFuture"]
+__all__ = ["CallFuture", "OpenStream"]
 
 _OVER = frozenset({CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED})
 
@@ -85,9 +88,21 @@ class CallFuture(Future[Any]):
         if self._state == FINISHED and self._exception is None:  # the state is set last
             return self._result
         try:
-            return super().result(timeout)
+            with self._waiting():
+                return super().result(timeout)
         finally:
             del self  # an exception's traceback must not keep what it is the exception of
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """As Future's."""
+        with self._waiting():
+            return super().exception(timeout)
+
+    def _waiting(self) -> AbstractContextManager[None]:
+        """A callback's thread does not count while it waits: what it waits for may need one."""
+        if self._state in _OVER or current.get() is None:
+            return nullcontext()
+        return self.group.waiting()
 
     def begin(self) -> bool:
         """It is about to be sent: False if it was cancelled in the meantime."""
@@ -135,3 +150,23 @@ class CallFuture(Future[Any]):
     def _invoke_callbacks(self) -> None:
         if self._done_callbacks:
             self.group.workers.post(super()._invoke_callbacks)  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue]
+
+
+class OpenStream:
+    """What takes the place of a stream's future once it opens: that would keep the stream, and one
+    that is dropped must close.
+    """
+
+    kind: Literal["stream"] = "stream"
+    over = True
+    pinned = True
+    asked_back = False
+    sent_at = 0.0
+    call: Call | None = None
+
+    channel: Channel | None = None
+
+    def cancel(self) -> None:
+        """Cancel the stream, over there too."""
+        if self.call is not None:
+            self.call.cancel()

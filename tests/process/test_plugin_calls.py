@@ -210,6 +210,25 @@ def test_calls_back_and_forth_fifty_deep(host: shmhub.PluginHost) -> None:
     holder.clear()
 
 
+@pytest.mark.parametrize("way", ["call", "result", "exception"])
+def test_callbacks_that_wait_keep_no_thread_from_others(host: shmhub.PluginHost, way: str) -> None:
+    """As many as there are threads for callbacks, each of which needs another callback."""
+    zoo, other = (host.spawn(ZOO, name=name, threads=8) for name in ("zoo", "other"))
+    all_here = threading.Barrier(4)
+
+    def outer() -> Any:
+        all_here.wait(PATIENCE)
+        if way == "call":
+            return other.ask_host("inner")
+        future = other.submit("ask_host", "inner")
+        return future.result() if way == "result" else future.exception()
+
+    host.callback(outer, name="outer")
+    host.callback(lambda: 1, name="inner")
+    futures = [zoo.submit("ask_host", "outer") for _ in range(4)]
+    assert [one.result(PATIENCE) for one in futures] == [None if way == "exception" else 1] * 4
+
+
 def test_many_threads_call_at_once(host: shmhub.PluginHost) -> None:
     zoo = host.spawn(ZOO, replicas=2)
     wrong: list[Any] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import os
 import random
 import signal
@@ -100,6 +101,24 @@ def test_retry_is_the_callers_to_say(host: shmhub.PluginHost, gate: Gate) -> Non
     os.kill(zoo.pid or 0, signal.SIGKILL)
     with pytest.raises(shmhub.PluginDiedError):
         future.result(PATIENCE)
+
+
+@pytest.mark.parametrize("way", ["call", "submit"])
+def test_a_call_that_is_called_again_keeps_its_deadline(
+    host: shmhub.PluginHost, gate: Gate, way: str
+) -> None:
+    zoo = host.spawn(ZOO, restart=ALWAYS)
+    with concurrent.futures.ThreadPoolExecutor() as threads:
+        if way == "call":
+            future = threads.submit(zoo.call, "safe_gate", gate.paths, timeout=3)
+        else:
+            future = zoo.submit("safe_gate", gate.paths, timeout=3)
+        gate.wait_entered()
+        os.kill(zoo.pid or 0, signal.SIGKILL)
+        gate.wait_entered()  # and nobody lets it out
+        with pytest.raises(shmhub.HubTimeoutError):
+            future.result(PATIENCE)
+    gate.let_go()
 
 
 @pytest.mark.parametrize("attempts", [1, 2, 3])

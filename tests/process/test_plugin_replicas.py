@@ -154,6 +154,20 @@ def test_streams_take_a_place_each(host: shmhub.PluginHost) -> None:
     until(lambda: [each.calls for each in zoo.replicas] == [0, 0], "the streams to end")
 
 
+@pytest.mark.parametrize("way", ["next", "stream", "for"])
+def test_a_stream_that_is_dropped_gives_its_place_back(host: shmhub.PluginHost, way: str) -> None:
+    zoo = host.spawn(ZOO)
+    if way == "for":
+        for _ in zoo.count(10**9):
+            break
+    else:
+        stream = zoo.count(10**9) if way == "next" else zoo.stream("count", 10**9)
+        assert next(stream) == 0
+        del stream
+    assert zoo.call("echo", 1, timeout=PATIENCE) == 1
+    until(lambda: zoo.replicas[0].calls == 0, "its place")
+
+
 def test_calls_wait_for_the_first_replica_that_is_back(host: shmhub.PluginHost) -> None:
     zoo = host.spawn(ZOO, replicas=2)
     for status in zoo.replicas:

@@ -8,8 +8,9 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -127,6 +128,56 @@ def test_leaving_with_by_an_exception_cancels_calls(leak_check: None, gate: Gate
         waiting.add_done_callback(lambda _: running.add_done_callback(lambda _: gate.let_go()))
         raise ZeroDivisionError
     assert running.cancelled() and waiting.cancelled()
+
+
+WILLING = """
+import time
+import shmhub
+plugin = shmhub.Plugin("willing")
+def until_cancelled(fifo):
+    with open(fifo, "w"): pass
+    while not shmhub.current_call().cancelled: time.sleep(0.001)
+@plugin.method
+def hold(fifo): until_cancelled(fifo)
+@plugin.method
+async def hold_async(fifo):
+    import asyncio
+    with open(fifo, "w"): pass
+    await asyncio.sleep(3600)
+@plugin.method
+def items(fifo):
+    yield 1
+    until_cancelled(fifo)
+    yield 2
+@plugin.on_shutdown
+def shutdown(): open(PATH, "w").close()
+"""
+
+
+@pytest.mark.parametrize("way", ["short", "long", "async", "items", "submit"])
+def test_what_does_not_end_in_time_is_cancelled_and_not_killed(
+    leak_check: None, tmp_path: Path, way: str
+) -> None:
+    note, fifo = tmp_path / "note", str(tmp_path / "fifo")
+    os.mkfifo(fifo)
+    code = WILLING.replace("PATH", repr(str(note)))
+    ways: dict[str, Callable[[shmhub.PluginHandle], Any]] = {
+        "short": lambda willing: willing.hold(fifo),
+        "long": lambda willing: willing.call("hold", fifo=fifo, timeout=PATIENCE),
+        "async": lambda willing: willing.hold_async(fifo),
+        "items": lambda willing: list(willing.items(fifo)),
+        "submit": lambda willing: willing.submit("hold", fifo).result(),
+    }
+    with host_with() as host:
+        willing = host.spawn(write_plugin(tmp_path, code, "willing"))
+        with concurrent.futures.ThreadPoolExecutor() as threads:
+            call = threads.submit(ways[way], willing)
+            with open(fifo):
+                pass
+            willing.stop(BRIEF)
+            with pytest.raises((shmhub.HubClosedError, concurrent.futures.CancelledError)):
+                call.result(PATIENCE)
+    assert note.exists()
 
 
 def test_a_host_that_is_dropped_ends_its_plugins(leak_check: None) -> None:
