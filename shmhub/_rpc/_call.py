@@ -89,6 +89,22 @@ class Call(Waiter):
         """For people."""
         return f"{self.link.name}.{self.method}"
 
+    @property
+    def failed(self) -> bool:
+        """Was it answered by an ERROR that nobody has asked for yet?"""
+        return self._answer is not None and self._answer.channel == wire.ERROR
+
+    @property
+    def unpickles(self) -> bool:
+        """Would `result` run the application's code? Whoever reads must not."""
+        answer = self._answer
+        if answer is None:
+            return False
+        if self.failed:
+            failure = self._failure(answer)
+            return self.link.unpickles and failure.started and failure.pickled is not None
+        return bool(answer.flags & wire.CODED)
+
     # ---- the caller's side ---------------------------------------------------------------------
 
     def wait(self, deadline: float | None) -> bool:

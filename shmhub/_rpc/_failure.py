@@ -214,6 +214,12 @@ class Failure:
         return str(self.parts[0])
 
     @property
+    def pickled(self) -> bytes | None:
+        """The exception as it was, pickled."""
+        pickled: bytes | None = self.parts[6]
+        return pickled
+
+    @property
     def started(self) -> bool:
         """Had the call been started?"""
         return self.reason not in wire.NOT_STARTED and not (

@@ -552,6 +552,9 @@ class Group:
             self._has_room(channel)
         if future.over:
             return  # nobody waits for it: it is dropped
+        if call.unpickles:
+            future.settle(call=call)
+            return
         try:
             value = call.result()
         except CallLost as lost:

@@ -47,6 +47,7 @@ class CallFuture(Future[Any]):
     asked_back = False
     sent_at = 0.0
     call: Call | None = None
+    _answer: Call | None = None  # has the outcome, which is still to be unpickled
     _done_callbacks: list[Any]  # Future's own; the stubs do not tell
 
     def __init__(
@@ -85,18 +86,38 @@ class CallFuture(Future[Any]):
 
     def result(self, timeout: float | None = None) -> Any:
         """As Future's."""
-        if self._state == FINISHED and self._exception is None:  # the state is set last
-            return self._result
+        if self._state == FINISHED and self._exception is None and self._answer is None:
+            return self._result  # the state is set last
         try:
-            with self._waiting():
-                return super().result(timeout)
+            self._wait(timeout)
+            return super().result(0)
         finally:
             del self  # an exception's traceback must not keep what it is the exception of
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """As Future's."""
+        self._wait(timeout)
+        return super().exception(0)
+
+    def _wait(self, timeout: float | None) -> None:
         with self._waiting():
-            return super().exception(timeout)
+            super().exception(timeout)
+        if self._answer is not None:
+            self._unpickle()
+
+    def _unpickle(self) -> None:
+        """The answer becomes the outcome in the thread that asks for it: that is the application's
+        code, which may wait for another answer, or for a lock such as a module's being imported.
+        """
+        with self._guard:
+            answer = self._answer
+            if answer is None:
+                return
+            try:
+                self._result = answer.result()
+            except BaseException as error:
+                self._exception = error
+            self._answer = None
 
     def _waiting(self) -> AbstractContextManager[None]:
         """A callback's thread does not count while it waits: what it waits for may need one."""
@@ -112,15 +133,24 @@ class CallFuture(Future[Any]):
             self._state = RUNNING
             return True
 
-    def settle(self, value: Any = None, error: BaseException | None = None) -> bool:
-        """Give it its outcome: False if it has one already. No user code runs here."""
+    def settle(
+        self, value: Any = None, error: BaseException | None = None, *, call: Call | None = None
+    ) -> bool:
+        """Give it its outcome: False if it has one already. No user code runs here.
+
+        Args:
+            call: it has the outcome, pickled.
+        """
         with self._guard:
             if self._state in _OVER:
                 return False
             self._result, self._exception = value, error
+            failed = error is not None
+            if call is not None:
+                self._answer, failed = call, call.failed
             self._state = FINISHED
             for waiter in self._waiters:
-                waiter.add_exception(self) if error is not None else waiter.add_result(self)
+                waiter.add_exception(self) if failed else waiter.add_result(self)
             self._tell()
             self.arguments = None  # may hold something large
         if self._done_callbacks:

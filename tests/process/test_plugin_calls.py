@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import os
 import pickle
 import threading
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 import shmhub
 from tests.support.environment import BRIEF, PATIENCE
 from tests.support.gate import Gate
-from tests.support.plugins import ZOO, events, host
+from tests.support.plugins import ZOO, events, host, write_plugin
 from tests.support.waiting import until
 
 __all__ = ["events", "host"]  # fixtures
@@ -227,6 +228,38 @@ def test_callbacks_that_wait_keep_no_thread_from_others(host: shmhub.PluginHost,
     host.callback(lambda: 1, name="inner")
     futures = [zoo.submit("ask_host", "outer") for _ in range(4)]
     assert [one.result(PATIENCE) for one in futures] == [None if way == "exception" else 1] * 4
+
+
+SLOW_TO_UNPICKLE = """
+import shmhub
+plugin = shmhub.Plugin("slow")
+class Blocks:
+    def __init__(self, fifo): self.fifo = fifo
+    def __reduce__(self): return open, (self.fifo,)
+@plugin.method
+def gives(fifo): return Blocks(fifo)
+"""
+
+
+def test_what_takes_long_to_unpickle_holds_up_nobody_else(
+    host: shmhub.PluginHost, tmp_path: Path
+) -> None:
+    """To unpickle is the application's code, and runs in the thread that wants the result."""
+    fifo = str(tmp_path / "fifo")
+    os.mkfifo(fifo)
+    slow = host.spawn(write_plugin(tmp_path, SLOW_TO_UNPICKLE, "slow"))
+    zoo = host.spawn(ZOO)
+    future = slow.submit("gives", fifo)
+    done, _ = concurrent.futures.wait([future], PATIENCE, concurrent.futures.FIRST_EXCEPTION)
+    assert done == {future}
+    assert zoo.call("echo", 1, timeout=PATIENCE) == 1
+    assert slow.submit("gives", fifo).cancel()
+    with concurrent.futures.ThreadPoolExecutor() as threads:
+        outcome = threads.submit(future.result)
+        assert zoo.call("echo", 2, timeout=PATIENCE) == 2
+        with open(fifo, "w"):
+            pass
+        outcome.result(PATIENCE).close()
 
 
 def test_many_threads_call_at_once(host: shmhub.PluginHost) -> None:
