@@ -235,6 +235,9 @@ HUB_API int hub_send_quietly(hub_transport *transport, uint32_t to, const hub_me
 HUB_API void hub_wake(hub_transport *transport, uint32_t to);
 HUB_API int hub_send_slot(hub_transport *transport, uint32_t to, const hub_message *message,
                           const hub_slot *slot, uint64_t length, int64_t deadline);
+/* Which life of that id a send would reach now; 0: none. For who sends in several steps, between
+ * which the id may get another owner. */
+HUB_API uint32_t hub_transport_epoch(hub_transport *transport, uint32_t to);
 /* Several in order; *ret_sent says how many were published, whatever is returned. messages[i]
  * belongs to buffers[i]. Publishes runs of inline payloads with one store. */
 HUB_API int hub_send_many(hub_transport *transport, uint32_t to, const hub_message *messages,

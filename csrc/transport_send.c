@@ -33,6 +33,14 @@ void hub_transport_found_done(hub_transport *t, hub_link *link) {
     if (t->all) hub_link_unref(link);
 }
 
+uint32_t hub_transport_epoch(hub_transport *t, uint32_t to) {
+    hub_link *link;
+    if (hub_transport_find(t, to, &link) < 0) return 0;
+    uint32_t epoch = link->epoch;
+    hub_transport_found_done(t, link);
+    return epoch;
+}
+
 /* ---- one try ------------------------------------------------------------------------------ */
 
 static int why_retired(const hub_link *link) {

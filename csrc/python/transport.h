@@ -73,6 +73,7 @@ PyObject *bnd_transport_poll_cancel(TransportObject *self, PyObject *kind);
 typedef struct hub_send_request {
     hub_message message;
     uint32_t to;
+    uint32_t epoch; /* of `to`, once it is asked for: bnd_send_request_bind */
     int64_t timeout_ns;
     int64_t timeout_end; /* the moment, once it is asked for: bnd_send_request_deadline */
     unsigned given; /* 1 << enum hub_name, for what a forwarded frame does not keep */
@@ -81,6 +82,9 @@ typedef struct hub_send_request {
 int bnd_send_request_parse(TransportObject *self, const hub_args_spec *spec, PyObject *const *args,
                            Py_ssize_t nargs, PyObject *kwnames, hub_send_request *ret);
 int64_t bnd_send_request_deadline(hub_send_request *request);
+/* The first time: whoever has that id now is meant. Then HUB_EPEERGONE if it is another one: before
+ * each step after one in which other Python code may have run. */
+int bnd_send_request_bind(TransportObject *self, hub_send_request *request);
 /* One payload of any kind. 0 sent (request->message.message_id says as what), 1 armed (HUB_POLL),
  * -1 exception. */
 int bnd_send_payload(TransportObject *self, PyObject *payload, hub_send_request *request,

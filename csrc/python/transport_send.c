@@ -108,13 +108,26 @@ static int raise_send(TransportObject *self, int code, const char *tried, uint32
     return -1;
 }
 
+int bnd_send_request_bind(TransportObject *self, hub_send_request *request)
+{
+    if (self->kind != HUB_KIND_ALL_PEERS)
+        return 0; /* bound to one life as it is */
+    uint32_t epoch = hub_transport_epoch(self->transport, request->to);
+    if (request->epoch == 0)
+        request->epoch = epoch;
+    return request->epoch == epoch ? 0 : HUB_EPEERGONE;
+}
+
 /* A failure may be that a signal handler has raised: its exception is set then. */
-static int wait_to_hand_over(TransportObject *self, const hub_send_request *request,
+static int wait_to_hand_over(TransportObject *self, hub_send_request *request,
                              const parcel *parcel, int64_t deadline)
 {
     bnd_wait wait = bnd_wait_begin(deadline);
     int rc;
     do {
+        rc = bnd_send_request_bind(self, request);
+        if (rc < 0)
+            break;
         Py_BEGIN_ALLOW_THREADS
         rc = hand_over(self, request, parcel, bnd_wait_next(&wait));
         Py_END_ALLOW_THREADS
@@ -215,7 +228,14 @@ static int give_large(TransportObject *self, hub_send_request *request, const pa
                       enum hub_wait_mode mode, const char *tried)
 {
     hub_slot slot;
-    int rc = find_slot_and_copy(self, request, parcel, mode, &slot);
+    int rc = bnd_send_request_bind(self, request);
+    if (rc == 0)
+        rc = find_slot_and_copy(self, request, parcel, mode, &slot);
+    if (rc == 0) {
+        rc = bnd_send_request_bind(self, request);
+        if (rc < 0)
+            hub_slot_free(self->session, &slot);
+    }
     if (rc < 0) {
         if (mode == HUB_POLL)
             end_poll(self);

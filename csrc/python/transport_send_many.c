@@ -82,8 +82,11 @@ static int core_send_many(const send_many *call, const chunk *chunk, size_t from
  * a signal handler has raised: its exception is set then. */
 static int publish(send_many *call, const chunk *chunk, size_t *sent)
 {
-    int rc = HUB_EINTR;
     size_t now = 0;
+    *sent = 0;
+    int rc = bnd_send_request_bind(call->transport, &call->request);
+    if (rc < 0)
+        return rc;
     if (chunk->bytes < HUB_COPY_WITHOUT_GIL) {
         rc = core_send_many(call, chunk, 0, HUB_NOW, &now);
     } else {
@@ -99,6 +102,9 @@ static int publish(send_many *call, const chunk *chunk, size_t *sent)
     bnd_wait wait = bnd_wait_begin(bnd_send_request_deadline(&call->request));
     do {
         now = 0;
+        rc = bnd_send_request_bind(call->transport, &call->request);
+        if (rc < 0)
+            break;
         Py_BEGIN_ALLOW_THREADS
         rc = core_send_many(call, chunk, *sent, bnd_wait_next(&wait), &now);
         Py_END_ALLOW_THREADS
@@ -146,6 +152,9 @@ static int send_chunk(send_many *call, chunk *chunk)
 /* A Slot or a Frame: moved, by itself. */
 static int send_object(send_many *call, PyObject *payload)
 {
+    int rc = bnd_send_request_bind(call->transport, &call->request);
+    if (rc < 0)
+        return raise_chunk(call, rc);
     hub_send_request request = call->request;
     if (bnd_send_payload(call->transport, payload, &request, call->mode, call->tried) < 0)
         return -1;

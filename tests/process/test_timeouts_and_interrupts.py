@@ -260,6 +260,43 @@ def test_a_handler_that_raises_ends_a_wait_with_its_exception(stage: Stage) -> N
     link.transport.recv(timeout=PATIENCE).release()
 
 
+@pytest.mark.parametrize("what", ["send", "send large", "send_many", "send a slot"])
+def test_what_waits_for_one_owner_of_an_id_never_reaches_the_next(stage: Stage, what: str) -> None:
+    """The peer is replaced while the send waits: here by a signal handler, as a thread might."""
+    config = fixed((1024, 8), (1 << 20, 2), ring_capacity=8, max_peers=2)
+    host = stage.host(config)
+    transport = stage.later(shmhub.HubHostTransport(host))
+    first = stage.peer(host, transport=False)
+    with pytest.raises(shmhub.RingFullError):
+        while True:
+            transport.send_nowait(b"fill", to=1)
+    payload: Any = b"old" * (100_000 if what == "send large" else 10)
+    if what == "send a slot":
+        payload = transport.alloc(len(payload))
+    replaced: list[Link] = []
+
+    def replace(*_: object) -> None:
+        first.kill()
+        with pytest.raises(shmhub.PeerGoneError):
+            transport.recv(timeout=PATIENCE)
+        replaced.append(stage.peer(host, transport=False))
+
+    previous = signal.signal(signal.SIGUSR2, replace)
+    try:
+        pending = stage.agent().start("signal_when_asleep", pid=os.getpid())
+        with pytest.raises(shmhub.PeerGoneError):
+            if what == "send_many":
+                transport.send_many([payload] * 3, to=1, timeout=PATIENCE)
+            else:
+                transport.send(payload, to=1, timeout=PATIENCE)
+        pending.result()
+    finally:
+        signal.signal(signal.SIGUSR2, previous)
+    assert replaced[0].info.peer_id == 1
+    assert replaced[0].agent.call("drain") == []
+    transport.send(b"new", to=1)
+
+
 def test_a_deadline_of_the_call_covers_signals_and_wake_ups_for_others(stage: Stage) -> None:
     """A timeout must run out although something keeps waking the waiter."""
     host = stage.host(fixed((1024, 8), (16384, 8), ring_capacity=8))
