@@ -27,7 +27,7 @@ from shmhub._errors import (
     WouldBlockError,
 )
 from shmhub._rpc import _wire as wire
-from shmhub._rpc._failure import CallLost, Failure, describe
+from shmhub._rpc._failure import UNTOLD, CallLost, Failure, describe
 from shmhub._rpc._payload import Encoded, Message, decode, encode, private
 from shmhub._rpc._reading import Waiter
 
@@ -493,8 +493,11 @@ def _send_end(flow: Outflow, error: BaseException | None) -> None:
     if error is None:
         encoded, flags = encode(None, link.plain), 0
     else:
-        encoded = encode(describe(error, pickled=link.unpickles), link.plain)
         flags = wire.STREAM
+        try:
+            encoded = encode(describe(error, pickled=link.unpickles), link.plain)
+        except BaseException:  # the application's, once more: the reader waits for an end
+            encoded = encode(UNTOLD, link.plain)
     with suppress(PeerGoneError, HostGoneError, HubClosedError):
         link.send_flow(
             wire.END, flow.call_id, flow.index, encoded, number=flow.sequence, flags=flags

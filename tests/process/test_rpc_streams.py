@@ -16,6 +16,7 @@ import pytest
 import shmhub
 from shmhub._rpc import CallLost, Link, Stream
 from tests.support.environment import BRIEF, PATIENCE
+from tests.support.programs.rpc_plugin import Nameless, Speechless, Stubborn, Unspeakable
 from tests.support.rpc import Rig, soon
 from tests.support.stage import Stage
 from tests.support.waiting import until
@@ -155,6 +156,26 @@ def test_a_generator_that_nobody_reads_is_closed(rig: Rig, link: Link) -> None:
     assert link.call("echo", (1,), deadline=soon()) == 1
     assert link.uploads == {}
     assert link.outflows == {}
+
+
+def fails_with(error: BaseException) -> Iterator[int]:
+    yield 1
+    raise error
+
+
+async def afails_with(error: BaseException) -> AsyncIterator[int]:
+    yield 1
+    raise error
+
+
+@pytest.mark.parametrize(
+    "kind", [Nameless, Speechless, Stubborn, Unspeakable], ids=lambda kind: kind.__name__
+)
+def test_whatever_a_generator_raises_its_reader_is_told(link: Link, kind: type[Exception]) -> None:
+    for items in (fails_with(kind("odd")), afails_with(kind("odd"))):
+        with pytest.raises(shmhub.RemoteError):
+            link.call("total", (items,), deadline=soon())
+    assert link.call("echo", (1,), deadline=soon()) == 1
 
 
 @pytest.mark.parametrize("way", ["withdrawn", "dead", "never received", "refused"])
