@@ -278,7 +278,8 @@ class Server:
         args, kwargs = arguments
         flow = Outflow(link, call.id, 0)
         try:
-            produce(flow, method.function(*args, **kwargs), lambda: call.cancelled)
+            items = method.function(*args, **kwargs)
+            produce(flow, items, lambda: call.cancelled, call.deadline)
         except StreamClosed:
             link.refuse_id(call.id, STOPPED)
         except BaseException as error:
@@ -298,7 +299,8 @@ class Server:
         args, kwargs = arguments
         flow = Outflow(link, call.id, 0)
         try:
-            await produce_async(flow, method.function(*args, **kwargs), lambda: call.cancelled)
+            items = method.function(*args, **kwargs)
+            await produce_async(flow, items, lambda: call.cancelled, call.deadline)
         except StreamClosed:
             link.refuse_id(call.id, STOPPED)
         except BaseException as error:

@@ -96,6 +96,35 @@ def test_a_stream_has_a_deadline(link: Link) -> None:
     assert link.call("echo", (1,), deadline=soon()) == 1
 
 
+@pytest.mark.parametrize("take", [next, Stream.take_nowait])
+def test_a_deadline_is_kept_while_items_are_there(link: Link, take: Any) -> None:
+    stream = link.open_stream("count", (10**9,), deadline=soon())
+    until(lambda: len(stream._items) == 16, "a window of items")
+    assert take(stream) == 0
+    stream.deadline = time.monotonic()
+    with pytest.raises(shmhub.HubTimeoutError):
+        take(stream)
+    assert stream.closed
+    until(lambda: link.in_flight == 0, "the producer to end")
+
+
+def test_what_came_in_time_can_be_taken_after_the_deadline(link: Link) -> None:
+    stream = link.open_stream("count", (4,), deadline=soon())
+    until(lambda: link.in_flight == 0, "the end")
+    stream.deadline = time.monotonic()
+    assert list(stream) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("method", ["count", "acount"])
+def test_a_producer_ends_at_the_deadline(link: Link, method: str) -> None:
+    """Though its reader neither takes anything nor closes the stream."""
+    stream = link.open_stream(method, (10**9,), deadline=time.monotonic() + 10 * BRIEF)
+    until(lambda: link.in_flight == 0, "the producer to end")
+    with pytest.raises(shmhub.HubTimeoutError):
+        list(stream)
+    assert link.call("echo", (1,), deadline=soon()) == 1
+
+
 def test_a_death_ends_a_stream(rig: Rig, link: Link) -> None:
     stream = link.open_stream("count", (10**9,))
     assert next(stream) == 0
