@@ -23,7 +23,7 @@ from shmhub._errors import (
 )
 from shmhub._rpc import _wire as wire
 
-__all__ = ["CallLost", "Failure", "describe", "rebuild"]
+__all__ = ["UNTOLD", "CallLost", "Failure", "describe", "rebuild"]
 
 TEXT_MAX = 4096  # characters of a message
 TRACEBACK_MAX = 32768
@@ -44,6 +44,8 @@ EXCLUDED: tuple[type[BaseException], ...] = (
 UNBUILDABLE = (UnicodeDecodeError, UnicodeEncodeError, UnicodeTranslateError)
 # What of them is worth keeping, where it is plain.
 ATTRIBUTES = ("errno", "strerror", "filename", "filename2", "name", "path", "lineno", "offset")
+# The answer of a call whose outcome cannot be put into any other.
+UNTOLD: tuple[Any, ...] = (wire.ENCODE, "", "its outcome cannot be told", "", "Exception", {}, None)
 
 
 class CallLost(ShmhubError):
@@ -82,6 +84,9 @@ def describe(
 ) -> tuple[Any, ...]:
     """An exception as plain data.
 
+    Its methods and properties are the application's, and may raise whatever they like: what they
+    do not tell is left out, for the call must be answered.
+
     Args:
         reason: None: by its type.
         frames: so many of the first frames of its traceback are the runtime's own.
@@ -90,11 +95,14 @@ def describe(
     kind = type(error)
     try:
         text = str(error)
-    except Exception as broken:
+    except BaseException as broken:
         text = f"<its text cannot be had: {type(broken).__name__}>"
     attributes = {}
     for name in ATTRIBUTES:
-        value = getattr(error, name, None)
+        try:
+            value = getattr(error, name, None)
+        except BaseException:
+            continue
         if type(value) in (str, int) and not (name == "name" and not value):
             attributes[name] = value
     return (
@@ -109,13 +117,13 @@ def describe(
 
 
 def _traceback_of(error: BaseException, frames: int) -> str:
-    trace = error.__traceback__
-    for _ in range(frames):
-        if trace is not None and trace.tb_next is not None:
-            trace = trace.tb_next
     try:
+        trace = error.__traceback__
+        for _ in range(frames):
+            if trace is not None and trace.tb_next is not None:
+                trace = trace.tb_next
         return "".join(traceback.format_exception(type(error), error, trace))
-    except Exception:  # an exception whose own methods fail, or no memory for it
+    except BaseException:  # an exception whose own methods fail, or no memory for it
         return f"{_qualified(type(error))}: its traceback cannot be shown\n"
 
 
@@ -124,7 +132,7 @@ def _pickle(error: BaseException) -> bytes | None:
         data = pickle.dumps(error.with_traceback(None), 5)
         # What cannot be rebuilt here will not be there.
         pickle.loads(data)
-    except Exception:
+    except BaseException:
         return None
     return data if len(data) <= TRACEBACK_MAX else None
 

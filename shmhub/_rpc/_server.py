@@ -22,7 +22,7 @@ from shmhub._errors import (
 )
 from shmhub._rpc import _wire as wire
 from shmhub._rpc._current import CurrentCall, current
-from shmhub._rpc._failure import describe
+from shmhub._rpc._failure import UNTOLD, describe
 from shmhub._rpc._method import Method
 from shmhub._rpc._payload import Encoded, decode, encode
 from shmhub._rpc._stream import (
@@ -101,7 +101,7 @@ class Server:
         return self.table[frame.method] if frame.method < len(self.table) else None
 
     def execute(self, link: Link, frame: Any) -> None:
-        """Run the call in this thread and answer it; never raises but for what may not be caught.
+        """Run the call in this thread and answer it; never raises but for Ctrl-C.
 
         A call that was cancelled before, or whose deadline has passed, is not run.
         """
@@ -116,6 +116,8 @@ class Server:
                 self._stream(link, call, method, frame)
             else:
                 self._run(link, call, method, frame)
+        except BaseException as error:
+            self._escaped(link, call, error)
         finally:
             current.reset(token)
             self._leave(link, call)
@@ -137,6 +139,13 @@ class Server:
                 await self._stream_async(link, call, method, frame)
             else:
                 await self._run_async(link, call, method, frame)
+        except asyncio.CancelledError:
+            # While a thread was to answer for it, which that thread may not have begun.
+            if not call.answered:
+                link.refuse_id(call.id, STOPPED)
+            raise
+        except BaseException as error:
+            self._escaped(link, call, error)
         finally:
             self._leave(link, call)
             frame.release()
@@ -187,8 +196,9 @@ class Server:
             if frame.flags & wire.UPLOADS:
                 return self._with_uploads(link, frame, method)
             return _split(decode(frame, link.codec, method.views), frame.flags)
-        except Exception as error:
-            self._fail(link, frame.message_id, error, wire.DECODE, frame.channel == wire.NOTIFY)
+        except BaseException as error:  # decoding may run the application's code
+            notification = frame.channel == wire.NOTIFY
+            self._fail(link, frame.message_id, error, _reason(error, wire.DECODE), notification)
             return None
         finally:
             if not frame.shown:
@@ -225,8 +235,6 @@ class Server:
             value = method.function(*args, **kwargs)
         except BaseException as error:
             self._raised(link, call, method, error, args, kwargs)
-            if isinstance(error, GeneratorExit):
-                raise
             return
         # The result may lie in the argument's slot, and if not, that is free before the result
         # asks for one: nothing here may refer to either any more.
@@ -247,10 +255,10 @@ class Server:
         try:
             value = await method.function(*args, **kwargs)
         except asyncio.CancelledError as error:
-            if not call.cancelled:
+            if call.cancelled:
+                self._fail(link, call.id, error, wire.CANCELLED, call.answered)
+            else:
                 self._raised(link, call, method, error, args, kwargs)
-                raise
-            self._fail(link, call.id, error, wire.CANCELLED, call.answered)
             return
         except BaseException as error:
             self._raised(link, call, method, error, args, kwargs)
@@ -270,7 +278,8 @@ class Server:
         args, kwargs = arguments
         flow = Outflow(link, call.id, 0)
         try:
-            produce(flow, method.function(*args, **kwargs), lambda: call.cancelled)
+            items = method.function(*args, **kwargs)
+            produce(flow, items, lambda: call.cancelled, call.deadline)
         except StreamClosed:
             link.refuse_id(call.id, STOPPED)
         except BaseException as error:
@@ -290,7 +299,8 @@ class Server:
         args, kwargs = arguments
         flow = Outflow(link, call.id, 0)
         try:
-            await produce_async(flow, method.function(*args, **kwargs), lambda: call.cancelled)
+            items = method.function(*args, **kwargs)
+            await produce_async(flow, items, lambda: call.cancelled, call.deadline)
         except StreamClosed:
             link.refuse_id(call.id, STOPPED)
         except BaseException as error:
@@ -306,10 +316,13 @@ class Server:
     # ---- calls that were run the short way (_core.Callee) --------------------------------------
 
     def answer(self, link: Link, call: CurrentCall, value: Any) -> None:
-        """What the method gave, when it is more than one small message."""
-        encoded = self._encoded(link, call, value)
-        if encoded is not None:
-            self._answer(link, call, encoded, None)
+        """What the method gave, when it is more than one small message; raises as `execute`."""
+        try:
+            encoded = self._encoded(link, call, value)
+            if encoded is not None:
+                self._answer(link, call, encoded, None)
+        except BaseException as error:
+            self._escaped(link, call, error)
 
     def answer_raised(
         self,
@@ -319,10 +332,11 @@ class Server:
         error: BaseException,
         args: tuple[Any, ...],
     ) -> None:
-        """What it raised; no frame of ours is in its traceback."""
-        self._raised(link, call, method, error, args, {}, frames=0)
-        if isinstance(error, GeneratorExit):
-            raise error
+        """What it raised; no frame of ours is in its traceback. Raises as `execute`."""
+        try:
+            self._raised(link, call, method, error, args, {}, frames=0)
+        except BaseException as escaped:
+            self._escaped(link, call, escaped)
 
     # ---- answers -------------------------------------------------------------------------------
 
@@ -336,8 +350,8 @@ class Server:
             return None
         try:
             return encode(value, link.codec)
-        except Exception as error:  # CodecError, and what codecs raise
-            self._fail(link, call.id, error, wire.ENCODE, False)
+        except BaseException as error:  # CodecError, what codecs raise, and the application
+            self._fail(link, call.id, error, _reason(error, wire.ENCODE), False)
             return None
 
     def _answer(
@@ -405,6 +419,29 @@ class Server:
             logger.error("a notification failed: %s", error)
             return
         link.refuse_id(call_id, describe(error, reason, frames=frames, pickled=link.unpickles))
+
+    def _escaped(self, link: Link, call: CurrentCall, error: BaseException) -> None:
+        """Something could not even be answered, and its caller would wait for ever.
+
+        An answer too many does no harm: nobody waits for it. Ctrl-C, which comes to the main
+        thread, still ends a plugin that is run by hand.
+        """
+        try:
+            logger.error("%s: answering it failed", call.method, exc_info=error)
+            told = describe(error)
+        except BaseException:
+            told = UNTOLD
+        if not call.answered:
+            link.refuse_id(call.id, told)
+        in_main = threading.current_thread() is threading.main_thread()
+        if in_main and type(error) is KeyboardInterrupt:
+            raise error
+
+
+def _reason(error: BaseException, coding: str) -> str | None:
+    """Why coding failed. An exit or interrupt in its course is one, as if the method had raised it;
+    the application's code may have run by then."""
+    return coding if isinstance(error, Exception) else None
 
 
 def _split(value: Any, flags: int) -> tuple[tuple[Any, ...], dict[str, Any]]:

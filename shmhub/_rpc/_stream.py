@@ -13,6 +13,7 @@ import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
+from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -27,7 +28,7 @@ from shmhub._errors import (
     WouldBlockError,
 )
 from shmhub._rpc import _wire as wire
-from shmhub._rpc._failure import CallLost, Failure, describe
+from shmhub._rpc._failure import UNTOLD, CallLost, Failure, describe
 from shmhub._rpc._payload import Encoded, Message, decode, encode, private
 from shmhub._rpc._reading import Waiter
 
@@ -53,13 +54,16 @@ class Stream(Waiter):
     """The reading end of a stream: an iterator that ends or raises as the other side's does.
 
     Closing it, leaving `with`, or dropping it tells the producer to stop. One thread at a time.
+
+    Attributes:
+        deadline: `time.monotonic()` seconds: nothing is taken after it, unless everything, the end
+            included, came in time.
     """
 
     __slots__ = (
         "__weakref__",
         "_call_id",
         "_codec",
-        "_deadline",
         "_due",
         "_due_bytes",
         "_ended",
@@ -70,6 +74,7 @@ class Stream(Waiter):
         "_on_ready",
         "call",
         "closed",
+        "deadline",
         "link",
         "on_lost",
         "view",
@@ -90,7 +95,7 @@ class Stream(Waiter):
         self._call_id = call_id
         self._index = index
         self._codec = link.codec
-        self._deadline = deadline
+        self.deadline = deadline
         self._items: deque[Any] = deque()
         self._ended = False
         self._error: BaseException | None = None
@@ -128,13 +133,19 @@ class Stream(Waiter):
         """
         if not self._items and not self._ended and not self.closed:
             self._give_credit()
-            self.link.endpoint.wait_for(self, self._deadline)
+            self.link.endpoint.wait_for(self, self.deadline)
         try:
             return self.take_nowait()
         except WouldBlockError:
             error = self._no_more_time()
             self.close()
             raise error from None
+
+    def _is_late(self) -> bool:
+        if not _passed(self.deadline):
+            return False
+        # An end that tells of the same: the producer has looked at the clock first.
+        return not self._ended or getattr(self._error, "reason", None) == wire.CANCELLED
 
     def _no_more_time(self) -> BaseException:
         ended = self.link.endpoint.reading.ended
@@ -153,6 +164,9 @@ class Stream(Waiter):
         """
         if self.closed:
             raise StopIteration
+        if self._is_late():
+            self.close()
+            raise self._no_more_time()
         if not self._items:
             return self._take_end()
         frame = self._items.popleft()
@@ -380,8 +394,16 @@ class Outflow(Waiter):
 # ---- producing -----------------------------------------------------------------------------------
 
 
-def produce(flow: Outflow, items: Iterator[Any], cancelled: Callable[[], bool]) -> None:
+def produce(
+    flow: Outflow,
+    items: Iterator[Any],
+    cancelled: Callable[[], bool],
+    deadline: float | None = None,
+) -> None:
     """Send what an iterator gives until it ends, raises, or nobody wants more.
+
+    Args:
+        deadline: `time.monotonic()` seconds: nobody wants more then.
 
     Raises:
         what the iterator raises; StreamClosed: nobody wants more; the iterator was closed then.
@@ -392,10 +414,10 @@ def produce(flow: Outflow, items: Iterator[Any], cancelled: Callable[[], bool]) 
             encoded = encode(item, link.codec)
             del item
             while not flow.has_room(encoded.size):
-                link.endpoint.wait_for(flow, None)
-                if link.closed or link.endpoint.reading.ended is not None:
+                link.endpoint.wait_for(flow, deadline)
+                if link.closed or link.endpoint.reading.ended is not None or _passed(deadline):
                     break
-            if cancelled():
+            if cancelled() or _passed(deadline):
                 raise StreamClosed("the reader does not want any more")
             flow.send(encoded)
             del encoded
@@ -405,8 +427,15 @@ def produce(flow: Outflow, items: Iterator[Any], cancelled: Callable[[], bool]) 
             close()
 
 
+def _passed(deadline: float | None) -> bool:
+    return deadline is not None and monotonic() >= deadline
+
+
 async def produce_async(
-    flow: Outflow, items: AsyncIterator[Any], cancelled: Callable[[], bool]
+    flow: Outflow,
+    items: AsyncIterator[Any],
+    cancelled: Callable[[], bool],
+    deadline: float | None = None,
 ) -> None:
     """The same for an asynchronous one, on its event loop; large copies are made off the loop."""
     import asyncio  # most plugins never need it
@@ -427,10 +456,12 @@ async def produce_async(
             while not flow.has_room(encoded.size):
                 room.clear()
                 if not flow.done:
-                    await room.wait()
-                if link.closed:
+                    left = None if deadline is None else deadline - monotonic()
+                    with suppress(TimeoutError):
+                        await asyncio.wait_for(room.wait(), left)
+                if link.closed or _passed(deadline):
                     break
-            if cancelled():
+            if cancelled() or _passed(deadline):
                 raise StreamClosed("the reader does not want any more")
             try:
                 if encoded.size > COPY_ON_LOOP:
@@ -493,8 +524,11 @@ def _send_end(flow: Outflow, error: BaseException | None) -> None:
     if error is None:
         encoded, flags = encode(None, link.plain), 0
     else:
-        encoded = encode(describe(error, pickled=link.unpickles), link.plain)
         flags = wire.STREAM
+        try:
+            encoded = encode(describe(error, pickled=link.unpickles), link.plain)
+        except BaseException:  # the application's, once more: the reader waits for an end
+            encoded = encode(UNTOLD, link.plain)
     with suppress(PeerGoneError, HostGoneError, HubClosedError):
         link.send_flow(
             wire.END, flow.call_id, flow.index, encoded, number=flow.sequence, flags=flags

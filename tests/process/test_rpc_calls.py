@@ -15,8 +15,10 @@ import pytest
 import shmhub
 from shmhub._rpc import CallLost, Link
 from tests.support.environment import BRIEF, PATIENCE
+from tests.support.programs.rpc_plugin import Stubborn, aodd, odd
 from tests.support.rpc import Rig, soon
 from tests.support.stage import Stage
+from tests.support.waiting import until
 
 THREADS = (1, 3)
 
@@ -109,6 +111,75 @@ def test_errors_are_told_apart(link: Link) -> None:
     with pytest.raises(RecursionError):
         link.call("recurse", ())
     assert link.call("echo", (1,)) == 1
+
+
+ODD = {
+    "Nameless": "raised",
+    "Speechless": "raised",
+    "Stubborn": "raised",
+    "Unspeakable": "exit",
+    "GeneratorExit": "raised",
+    "SystemExit": "exit",
+    "KeyboardInterrupt": "interrupt",
+}
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_whatever_comes_of_it_a_call_is_answered(link: Link, kind: str) -> None:
+    """Properties, texts and pickling are the application's: they may raise, and exit."""
+    for method, args, kwargs in (
+        ("odd", (kind,), {}),
+        ("odd", (), {"kind": kind}),  # not the short way
+        ("aodd", (kind,), {}),
+    ):
+        with pytest.raises(shmhub.RemoteError) as remote:
+            link.call(method, args, kwargs, deadline=soon())
+        assert remote.value.reason == ODD[kind]
+    for method in ("odd_items", "aodd_items"):
+        with pytest.raises(shmhub.RemoteError) as remote:
+            list(link.open_stream(method, (kind,), deadline=soon()))
+        assert remote.value.reason == ODD[kind]
+    link.notify("odd", (kind,))
+    link.notify("aodd", (kind,))
+    assert link.call("echo", (1,), deadline=soon()) == 1
+    assert link.call("sleep", (0.0, 2), deadline=soon()) == 2
+    assert link.in_flight == 0
+
+
+def test_arguments_that_exit_are_answered(link: Link) -> None:
+    for method in ("echo", "sleep", "count"):
+        with pytest.raises(shmhub.RemoteError) as remote:
+            if method == "count":
+                list(link.open_stream(method, (Stubborn(),), deadline=soon()))
+            else:
+                link.call(method, (Stubborn(),), deadline=soon())
+        assert remote.value.reason == "exit"
+    link.notify("echo", (Stubborn(),))
+    assert link.call("echo", (1,), deadline=soon()) == 1
+
+
+@pytest.mark.parametrize("kind", sorted(ODD.keys() - {"Unspeakable"}))  # pytest could not show it
+def test_whatever_comes_of_it_a_callback_is_answered(rig: Rig, link: Link, kind: str) -> None:
+    rig.callback(odd)
+    rig.callback(aodd)
+    rig.engine.callbacks_changed()
+    for method in ("odd", "aodd"):
+        with pytest.raises(shmhub.RemoteError, match=method):
+            link.call("ask", (method, kind), deadline=soon())
+
+
+def test_a_call_is_answered_that_is_cancelled_before_its_result_is_copied(
+    rig: Rig, link: Link, tmp_path: Path
+) -> None:
+    told = threading.Event()
+    rig.callback(lambda what: told.set(), "told")
+    rig.engine.callbacks_changed()
+    gate = tmp_path / "gate"
+    call = link.begin("wait_for_a_copier", (str(gate),))
+    assert told.wait(PATIENCE)
+    call.cancel()
+    until(lambda: call.answered, "the answer of a cancelled call")
+    gate.touch()
 
 
 def test_what_cannot_be_encoded(link: Link) -> None:

@@ -16,6 +16,7 @@ import pytest
 import shmhub
 from shmhub._rpc import CallLost, Link, Stream
 from tests.support.environment import BRIEF, PATIENCE
+from tests.support.programs.rpc_plugin import Nameless, Speechless, Stubborn, Unspeakable
 from tests.support.rpc import Rig, soon
 from tests.support.stage import Stage
 from tests.support.waiting import until
@@ -95,6 +96,35 @@ def test_a_stream_has_a_deadline(link: Link) -> None:
     assert link.call("echo", (1,), deadline=soon()) == 1
 
 
+@pytest.mark.parametrize("take", [next, Stream.take_nowait])
+def test_a_deadline_is_kept_while_items_are_there(link: Link, take: Any) -> None:
+    stream = link.open_stream("count", (10**9,), deadline=soon())
+    until(lambda: len(stream._items) == 16, "a window of items")
+    assert take(stream) == 0
+    stream.deadline = time.monotonic()
+    with pytest.raises(shmhub.HubTimeoutError):
+        take(stream)
+    assert stream.closed
+    until(lambda: link.in_flight == 0, "the producer to end")
+
+
+def test_what_came_in_time_can_be_taken_after_the_deadline(link: Link) -> None:
+    stream = link.open_stream("count", (4,), deadline=soon())
+    until(lambda: link.in_flight == 0, "the end")
+    stream.deadline = time.monotonic()
+    assert list(stream) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("method", ["count", "acount"])
+def test_a_producer_ends_at_the_deadline(link: Link, method: str) -> None:
+    """Though its reader neither takes anything nor closes the stream."""
+    stream = link.open_stream(method, (10**9,), deadline=time.monotonic() + 10 * BRIEF)
+    until(lambda: link.in_flight == 0, "the producer to end")
+    with pytest.raises(shmhub.HubTimeoutError):
+        list(stream)
+    assert link.call("echo", (1,), deadline=soon()) == 1
+
+
 def test_a_death_ends_a_stream(rig: Rig, link: Link) -> None:
     stream = link.open_stream("count", (10**9,))
     assert next(stream) == 0
@@ -155,6 +185,26 @@ def test_a_generator_that_nobody_reads_is_closed(rig: Rig, link: Link) -> None:
     assert link.call("echo", (1,), deadline=soon()) == 1
     assert link.uploads == {}
     assert link.outflows == {}
+
+
+def fails_with(error: BaseException) -> Iterator[int]:
+    yield 1
+    raise error
+
+
+async def afails_with(error: BaseException) -> AsyncIterator[int]:
+    yield 1
+    raise error
+
+
+@pytest.mark.parametrize(
+    "kind", [Nameless, Speechless, Stubborn, Unspeakable], ids=lambda kind: kind.__name__
+)
+def test_whatever_a_generator_raises_its_reader_is_told(link: Link, kind: type[Exception]) -> None:
+    for items in (fails_with(kind("odd")), afails_with(kind("odd"))):
+        with pytest.raises(shmhub.RemoteError):
+            link.call("total", (items,), deadline=soon())
+    assert link.call("echo", (1,), deadline=soon()) == 1
 
 
 @pytest.mark.parametrize("way", ["withdrawn", "dead", "never received", "refused"])
