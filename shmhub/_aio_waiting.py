@@ -31,15 +31,23 @@ Loop = asyncio.AbstractEventLoop
 
 
 def check_timeout(timeout: float) -> float:
-    """The same range as the synchronous transports have, which check in the core."""
+    """As a float, of the same range as the synchronous transports have, which check in the core.
+
+    Any real number is one (Decimal, Fraction), but the event loop's timers add floats only.
+    """
     try:
-        impossible = math.isnan(timeout) or timeout < 0
+        # float() would take a str as well.
+        seconds = math.nan if math.isnan(timeout) else float(timeout)
     except TypeError:
-        message = f"timeout must be None or a number of seconds, not {timeout!r}"
+        message = f"timeout must be None or a number of seconds, not {type(timeout).__name__}"
         raise TypeError(message) from None
-    if impossible:
+    except OverflowError:
+        raise ValueError("timeout is beyond any number of seconds") from None
+    if math.isnan(seconds):
+        raise ValueError("timeout must be None or a number of seconds, not NaN")
+    if seconds < 0:
         raise ValueError(f"timeout must be None or >= 0 seconds, not {timeout!r}")
-    return timeout
+    return seconds
 
 
 class Readiness:
@@ -131,8 +139,8 @@ class FrameQueue:
             raise self._timeout_error(timeout)
         loop = self._readiness.watch()
         future: asyncio.Future[core.Frame] = loop.create_future()
-        self._waiting.append(future)
         timer = None if timeout is None else loop.call_later(timeout, self._expire, future, timeout)
+        self._waiting.append(future)  # last: what fails before must not leave it there
         try:
             return await future
         except asyncio.CancelledError:

@@ -142,7 +142,7 @@ class _AsyncTransport:
         if self._uninterrupted > UNINTERRUPTED_MAX:
             await self._give_way()
         if timeout is not None:
-            check_timeout(timeout)
+            timeout = check_timeout(timeout)
         if not self._allocs.busy(None):
             slot = self._sync.poll_alloc(nbytes)
             if slot is not None:
@@ -179,7 +179,7 @@ class _AsyncTransport:
         if self._uninterrupted > UNINTERRUPTED_MAX:
             await self._give_way()
         if timeout is not None:
-            check_timeout(timeout)
+            timeout = check_timeout(timeout)
         to = labels.get("to")
         if not self._sends.busy(to):
             sent = self._poll_send(payload, **labels)
@@ -249,7 +249,7 @@ class _AsyncTransport:
         if self._uninterrupted > UNINTERRUPTED_MAX:
             await self._give_way()
         if timeout is not None:
-            check_timeout(timeout)
+            timeout = check_timeout(timeout)
         frame = self._frames.take()
         return await self._frames.wait(timeout) if frame is None else frame
 
