@@ -15,6 +15,8 @@ from __future__ import annotations
 
 import asyncio
 import math
+import operator
+import sys
 from collections import deque
 from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -24,7 +26,7 @@ from shmhub._errors import HubClosedError, HubTimeoutError
 if TYPE_CHECKING:
     from shmhub._native import core
 
-__all__ = ["FrameQueue", "Readiness", "RetryQueue", "check_timeout"]
+__all__ = ["FrameQueue", "Readiness", "RetryQueue", "check_max", "check_timeout"]
 
 Result = TypeVar("Result")
 Loop = asyncio.AbstractEventLoop
@@ -48,6 +50,19 @@ def check_timeout(timeout: float) -> float:
     if seconds < 0:
         raise ValueError(f"timeout must be None or >= 0 seconds, not {timeout!r}")
     return seconds
+
+
+def check_max(max: int) -> int:
+    """As the core does, but before the first frame is taken: it would be lost."""
+    try:
+        number = operator.index(max)
+    except TypeError:
+        raise TypeError(f"max must be an int, not {type(max).__name__}") from None
+    if not 0 <= number <= sys.maxsize:
+        raise ValueError(f"max must be from 0 to {sys.maxsize}, not {max!r}")
+    if number == 0:
+        raise ValueError("max must be at least 1, not 0")
+    return number
 
 
 class Readiness:

@@ -27,13 +27,12 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from shmhub import _transport as sync
-from shmhub._aio_waiting import FrameQueue, Readiness, RetryQueue, check_timeout
+from shmhub._aio_waiting import FrameQueue, Readiness, RetryQueue, check_max, check_timeout
 from shmhub._errors import (
     HostGoneError,
     HubClosedError,
     PeerGoneError,
     RingFullError,
-    ShmhubError,
     SlotsExhaustedError,
     WouldBlockError,
 )
@@ -121,6 +120,7 @@ class _AsyncTransport:
 
     def recv_many_nowait(self, max: int) -> list[core.Frame]:
         """Up to `max` frames, or WouldBlockError."""
+        max = check_max(max)
         first = self._frames.take_returned()
         if first is not None:
             return self._and_more(first, max)
@@ -255,20 +255,28 @@ class _AsyncTransport:
 
     async def recv_many(self, max: int, timeout: float | None = None) -> list[core.Frame]:
         """Receive up to `max` frames; waits for the first only."""
-        if max < 1:
-            raise ValueError(f"recv_many: max must be at least 1, not {max}")
+        max = check_max(max)
         return self._and_more(await self.recv(timeout), max)
 
     def _and_more(self, first: core.Frame, max: int) -> list[core.Frame]:
         frames = [first]
         try:
-            if max > 1:
-                frames += self.recv_many_nowait(max - 1)
+            while len(frames) < max:
+                frame = self._frames.take_returned()
+                if frame is None:
+                    frames += self._sync.recv_many_nowait(max - len(frames))
+                    break
+                frames.append(frame)
         except WouldBlockError:
-            pass  # the first is all there was
-        except ShmhubError as error:
-            # Frames before news: that somebody is gone is told by the next receive.
+            self._look()  # these are all there was
+        except Exception as error:
+            # Frames before news: that somebody is gone, or what `on_peer_gone` raised, is told by
+            # the next receive.
             self._frames.put_back(error)
+        except BaseException:  # KeyboardInterrupt does not wait for that
+            for frame in reversed(frames):
+                self._frames.put_back(frame)
+            raise
         return frames
 
     async def _give_way(self) -> None:

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 import shmhub
-from shmhub.aio import HubHostPeerTransport
+from shmhub.aio import HubHostPeerTransport, HubHostTransport
 
 CONFIG = shmhub.HubConfig(size_classes=(shmhub.SizeClass(1024, 64, 64),), ring_capacity=8)
-PATIENCE = 20.0
+PATIENCE = 10.0
 
 
 @contextmanager
@@ -80,5 +80,67 @@ def test_a_wrong_timeout_is_refused_in_the_words_of_the_sync_transport(wrong: An
             far.send(b"a")
             with await near.recv(timeout=PATIENCE) as frame:
                 assert bytes(frame) == b"a"
+
+    asyncio.run(test())
+
+
+@pytest.mark.parametrize("wrong", [float("inf"), "1", 0, -1, 2**64 + 1], ids=str)
+def test_a_wrong_max_is_refused_before_a_frame_is_taken(wrong: Any) -> None:
+    async def test() -> None:
+        with conversation() as (near, far):
+            with pytest.raises((TypeError, ValueError)) as expected:
+                far.recv_many(wrong)
+            far.send_many([b"a", b"b", b"c"])
+            [returned] = await near.recv_many(1)
+            near._frames.put_back(returned)
+            with pytest.raises(expected.type) as caught:
+                near.recv_many_nowait(wrong)
+            assert str(caught.value) == str(expected.value)
+            with pytest.raises(expected.type) as caught:
+                await near.recv_many(wrong)
+            assert str(caught.value) == str(expected.value)
+            received = await near.recv_many(10, timeout=PATIENCE)
+            assert [bytes(frame) for frame in received] == [b"a", b"b", b"c"]
+
+    asyncio.run(test())
+
+
+@pytest.mark.parametrize("raised", [ValueError, asyncio.CancelledError])
+def test_frames_come_before_what_on_peer_gone_raises(raised: type[BaseException]) -> None:
+    """An exception waits for the next receive; what must not wait leaves the frames to that."""
+
+    def on_peer_gone(gone: shmhub.PeerGoneError) -> None:
+        raise raised("of the callback")
+
+    async def test() -> None:
+        with shmhub.HubHost.create(None, CONFIG) as host:
+            near = HubHostTransport(host, on_peer_gone=on_peer_gone)
+            with closing(near):
+                with far_end(host, host.add_peer()) as far:
+                    far.send(b"last words")
+                if raised is ValueError:
+                    [frame] = await near.recv_many(10, timeout=PATIENCE)
+                    with pytest.raises(ValueError, match="of the callback"):
+                        await asyncio.wait_for(near.recv_many(10), PATIENCE)
+                else:
+                    with pytest.raises(raised):
+                        await near.recv_many(10, timeout=PATIENCE)
+                    [frame] = await near.recv_many(10, timeout=PATIENCE)
+                assert bytes(frame) == b"last words"
+                frame.release()
+
+    asyncio.run(test())
+
+
+def test_however_much_was_put_back_is_received_at_once() -> None:
+    async def test() -> None:
+        with conversation() as (near, far):
+            far.send(b"last")
+            many: list[Any] = list(range(2000))
+            for one in reversed(many):
+                near._frames.put_back(one)
+            *received, last = await near.recv_many(3000, timeout=PATIENCE)
+            assert received == many
+            assert bytes(last) == b"last"
 
     asyncio.run(test())
