@@ -17,8 +17,10 @@ import asyncio
 import math
 import operator
 import sys
+from bisect import insort
 from collections import deque
 from collections.abc import Callable, Hashable
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from shmhub._errors import HubClosedError, HubTimeoutError
@@ -124,23 +126,52 @@ class FrameQueue:
         self._poll = poll
         self._readiness = readiness
         self._who = who
-        self._waiting: deque[asyncio.Future[core.Frame]] = deque()
-        # What was handed to a task that was cancelled before it ran: frames and told-once errors.
-        self._returned: deque[core.Frame | BaseException] = deque()
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        # Frames and told-once errors, each with its number in the order in which they came:
+        self._count = 0
+        # those of tasks that have been woken and have not run yet,
+        self._handed: dict[asyncio.Future[None], tuple[int, core.Frame | BaseException]] = {}
+        # and those of tasks that were cancelled then, in order.
+        self._returned: list[tuple[int, core.Frame | BaseException]] = []
 
     def take_returned(self) -> core.Frame | None:
         """What a cancelled task did not take, if there is anything."""
         if not self._returned:
             return None
-        item = self._returned.popleft()
+        return self._given(self._returned.pop(0)[1])
+
+    def take_returned_frames(self, max: int) -> tuple[list[core.Frame], bool]:
+        """Of these the frames before the first error; is nothing left then?"""
+        frames: list[core.Frame] = []
+        for _, item in self._returned[:max]:
+            if isinstance(item, BaseException):
+                break
+            frames.append(item)
+        del self._returned[: len(frames)]
+        return frames, not self._returned
+
+    def put_back(self, *items: core.Frame | BaseException) -> None:
+        """Let the next receives have them, before all else that was put back."""
+        self._returned[:0] = [(0, item) for item in items]
+        self.serve()
+
+    def put_last(self, error: BaseException) -> None:
+        """Let a receive have that error, which has just come."""
+        self._return(self._number(), error)
+        self.serve()
+
+    def _number(self) -> int:
+        self._count += 1
+        return self._count
+
+    def _return(self, number: int, item: core.Frame | BaseException) -> None:
+        insort(self._returned, (number, item), key=itemgetter(0))
+
+    @staticmethod
+    def _given(item: core.Frame | BaseException) -> core.Frame:
         if isinstance(item, BaseException):
             raise item
         return item
-
-    def put_back(self, item: core.Frame | BaseException) -> None:
-        """Let the next receive have it."""
-        self._returned.appendleft(item)
-        self.serve()
 
     def take(self) -> core.Frame | None:
         """A frame at once, unless others wait for one already."""
@@ -153,11 +184,11 @@ class FrameQueue:
         if timeout is not None and timeout == 0:
             raise self._timeout_error(timeout)
         loop = self._readiness.watch()
-        future: asyncio.Future[core.Frame] = loop.create_future()
+        future: asyncio.Future[None] = loop.create_future()
         timer = None if timeout is None else loop.call_later(timeout, self._expire, future, timeout)
         self._waiting.append(future)  # last: what fails before must not leave it there
         try:
-            return await future
+            await future
         except asyncio.CancelledError:
             self._take_back(future)
             raise
@@ -166,21 +197,22 @@ class FrameQueue:
                 timer.cancel()
             if not future.done() or future.cancelled():
                 self._discard(future)
+        # An error is raised here and not set on the future, which does not take StopIteration.
+        return self._given(self._handed.pop(future)[1])
 
-    def _discard(self, future: asyncio.Future[core.Frame]) -> None:
+    def _discard(self, future: asyncio.Future[None]) -> None:
         if future in self._waiting:
             self._waiting.remove(future)
 
-    def _take_back(self, future: asyncio.Future[core.Frame]) -> None:
-        """The task was cancelled after its future was set and before it ran: nothing is lost."""
-        if not future.done() or future.cancelled():
-            return
-        error = future.exception()
-        if isinstance(error, HubTimeoutError | HubClosedError):
-            return
-        self.put_back(future.result() if error is None else error)
+    def _take_back(self, future: asyncio.Future[None]) -> None:
+        """The task was cancelled after it was handed something and before it ran."""
+        handed = self._handed.pop(future, None)
+        if handed is not None:
+            # In the place that it had: others may be cancelled in the same turn of the loop.
+            self._return(*handed)
+            self.serve()
 
-    def _expire(self, future: asyncio.Future[core.Frame], timeout: float) -> None:
+    def _expire(self, future: asyncio.Future[None], timeout: float) -> None:
         self.serve()  # the last try
         if not future.done():
             self._discard(future)
@@ -189,6 +221,17 @@ class FrameQueue:
     def _timeout_error(self, timeout: float) -> HubTimeoutError:
         return HubTimeoutError(f"recv on {self._who}: nothing came within {timeout:g} s")
 
+    def _next(self) -> tuple[int, core.Frame | BaseException] | None:
+        """What comes next, and its number."""
+        if self._returned:
+            return self._returned.pop(0)
+        item: core.Frame | BaseException | None
+        try:
+            item = self._poll()
+        except BaseException as error:
+            item = error
+        return None if item is None else (self._number(), item)
+
     def serve(self) -> bool:
         """Hand out what there is; says whether anybody still waits."""
         while self._waiting:
@@ -196,22 +239,16 @@ class FrameQueue:
             if head.done():  # cancelled, and its task has not run yet
                 self._waiting.popleft()
                 continue
-            item: core.Frame | BaseException | None
-            try:
-                item = self._returned.popleft() if self._returned else self._poll()
-            except Exception as error:
-                item = error
+            item = self._next()
             if item is None:
                 return True
             # Polling may have called back into the application, which may have closed us.
             if head.done():
-                self._returned.append(item)
+                self._return(*item)
                 continue
             self._waiting.popleft()
-            if isinstance(item, BaseException):
-                head.set_exception(item)
-            else:
-                head.set_result(item)
+            self._handed[head] = item
+            head.set_result(None)
         return False
 
     def close(self, error: HubClosedError) -> None:

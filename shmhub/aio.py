@@ -259,23 +259,19 @@ class _AsyncTransport:
         return self._and_more(await self.recv(timeout), max)
 
     def _and_more(self, first: core.Frame, max: int) -> list[core.Frame]:
-        frames = [first]
+        more, all_taken = self._frames.take_returned_frames(max - 1)
+        frames = [first, *more]
         try:
-            while len(frames) < max:
-                frame = self._frames.take_returned()
-                if frame is None:
-                    frames += self._sync.recv_many_nowait(max - len(frames))
-                    break
-                frames.append(frame)
+            if all_taken and len(frames) < max:
+                frames += self._sync.recv_many_nowait(max - len(frames))
         except WouldBlockError:
             self._look()  # these are all there was
         except Exception as error:
             # Frames before news: that somebody is gone, or what `on_peer_gone` raised, is told by
             # the next receive.
-            self._frames.put_back(error)
+            self._frames.put_last(error)
         except BaseException:  # KeyboardInterrupt does not wait for that
-            for frame in reversed(frames):
-                self._frames.put_back(frame)
+            self._frames.put_back(*frames)
             raise
         return frames
 

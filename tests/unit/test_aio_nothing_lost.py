@@ -137,10 +137,65 @@ def test_however_much_was_put_back_is_received_at_once() -> None:
         with conversation() as (near, far):
             far.send(b"last")
             many: list[Any] = list(range(2000))
-            for one in reversed(many):
-                near._frames.put_back(one)
+            near._frames.put_back(*many)
             *received, last = await near.recv_many(3000, timeout=PATIENCE)
             assert received == many
             assert bytes(last) == b"last"
+
+    asyncio.run(test())
+
+
+def test_what_cancelled_receives_had_comes_in_order() -> None:
+    async def test() -> None:
+        with conversation() as (near, far):
+            tasks = [asyncio.ensure_future(near.recv()) for _ in range(3)]
+            await settle()
+            far.send_many([b"0", b"1", b"2", b"3"])
+            near._look()  # they have frames in hand and have not run
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+            assert all(task.cancelled() for task in tasks)
+            received = [bytes(await near.recv(timeout=PATIENCE)) for _ in range(4)]
+            assert received == [b"0", b"1", b"2", b"3"]
+
+    asyncio.run(test())
+
+
+def test_news_keep_their_place_among_frames_that_were_put_back() -> None:
+    async def test() -> None:
+        with conversation() as (near, _far):
+            items: list[Any] = ["0", "1", shmhub.PeerGoneError("gone"), "3"]
+            near._frames.put_back(*items)
+            assert await near.recv_many(10) == ["0", "1"]
+            with pytest.raises(shmhub.PeerGoneError):
+                await near.recv_many(10)
+            assert await near.recv_many(10) == ["3"]
+
+    asyncio.run(test())
+
+
+@pytest.mark.parametrize("raised", [StopIteration, asyncio.CancelledError, ValueError])
+def test_whatever_on_peer_gone_raises_ends_a_receive_that_waits(
+    raised: type[BaseException],
+) -> None:
+    def on_peer_gone(gone: shmhub.PeerGoneError) -> None:
+        raise raised("of the callback")
+
+    async def test() -> None:
+        with shmhub.HubHost.create(None, CONFIG) as host:
+            near = HubHostTransport(host, on_peer_gone=on_peer_gone)
+            with closing(near):
+                with far_end(host, host.add_peer()):
+                    waiting = asyncio.ensure_future(near.recv())
+                    await settle()
+                # As coroutines do; StopIteration would mean that they return.
+                told = RuntimeError if raised is StopIteration else raised
+                await asyncio.wait([waiting], timeout=PATIENCE)
+                assert waiting.done()
+                with pytest.raises(told):
+                    await waiting
+                with pytest.raises(shmhub.HubTimeoutError):  # told once
+                    await near.recv(timeout=0)
 
     asyncio.run(test())
