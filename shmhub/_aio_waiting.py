@@ -80,17 +80,27 @@ class Readiness:
         self._serve = serve
         self._loop: Loop | None = None
         self._fd = -1
+        # Called when the loop turns out to be closed: its tasks will never run again.
+        self.on_loop_closed: list[Callable[[], None]] = []
+
+    def leave_closed_loop(self) -> None:
+        """Forget who waited in a loop that was closed; before they are counted or woken."""
+        if self._loop is not None and self._loop.is_closed():
+            self._loop = None
+            self._fd = -1  # a closed loop has let go of it
+            for forget in self.on_loop_closed:
+                forget()
 
     def watch(self) -> Loop:
         """See to it that `serve` is called; to be called before each suspension."""
         loop = asyncio.get_running_loop()
         if self._loop is not loop:
-            if self._loop is not None and not self._loop.is_closed():
+            self.leave_closed_loop()
+            if self._loop is not None:
                 raise RuntimeError(
                     "this transport is used in another event loop, which is not closed yet"
                 )
             self._loop = loop
-            self._fd = -1  # a closed loop has let go of it
         if self._fd < 0:
             fd = self._fileno()
             loop.add_reader(fd, self._on_readable)
@@ -105,9 +115,9 @@ class Readiness:
 
     def forget(self) -> None:
         """Stop watching; before the descriptor is closed."""
+        self.leave_closed_loop()
         if self._fd >= 0 and self._loop is not None:
-            if not self._loop.is_closed():
-                self._loop.remove_reader(self._fd)
+            self._loop.remove_reader(self._fd)
             self._fd = -1
 
 
@@ -133,9 +143,19 @@ class FrameQueue:
         self._handed: dict[asyncio.Future[None], tuple[int, core.Frame | BaseException]] = {}
         # and those of tasks that were cancelled then, in order.
         self._returned: list[tuple[int, core.Frame | BaseException]] = []
+        readiness.on_loop_closed.append(self._forget_waiters)
+
+    def _forget_waiters(self) -> None:
+        """Their loop was closed; what they were handed is for the next."""
+        self._waiting.clear()
+        for handed in self._handed.values():
+            self._return(*handed)
+        self._handed.clear()
 
     def take_returned(self) -> core.Frame | None:
         """What a cancelled task did not take, if there is anything."""
+        if self._handed:
+            self._readiness.leave_closed_loop()
         if not self._returned:
             return None
         return self._given(self._returned.pop(0)[1])
@@ -175,6 +195,8 @@ class FrameQueue:
 
     def take(self) -> core.Frame | None:
         """A frame at once, unless others wait for one already."""
+        if self._waiting or self._handed:
+            self._readiness.leave_closed_loop()
         if self._returned:
             return self.take_returned()
         return None if self._waiting else self._poll()
@@ -189,7 +211,7 @@ class FrameQueue:
         self._waiting.append(future)  # last: what fails before must not leave it there
         try:
             await future
-        except asyncio.CancelledError:
+        except BaseException:  # cancelled, or dropped with its loop: GeneratorExit
             self._take_back(future)
             raise
         finally:
@@ -205,7 +227,7 @@ class FrameQueue:
             self._waiting.remove(future)
 
     def _take_back(self, future: asyncio.Future[None]) -> None:
-        """The task was cancelled after it was handed something and before it ran."""
+        """The task was ended after it was handed something and before it ran."""
         handed = self._handed.pop(future, None)
         if handed is not None:
             # In the place that it had: others may be cancelled in the same turn of the loop.
@@ -234,6 +256,8 @@ class FrameQueue:
 
     def serve(self) -> bool:
         """Hand out what there is; says whether anybody still waits."""
+        if self._waiting:
+            self._readiness.leave_closed_loop()
         while self._waiting:
             head = self._waiting[0]
             if head.done():  # cancelled, and its task has not run yet
@@ -253,6 +277,7 @@ class FrameQueue:
 
     def close(self, error: HubClosedError) -> None:
         """Everyone who waits gets that error; what was put back is dropped."""
+        self._readiness.leave_closed_loop()
         self._returned.clear()
         while self._waiting:
             future = self._waiting.popleft()
@@ -292,9 +317,18 @@ class RetryQueue:
         self._readiness = readiness
         self._disarm = disarm
         self._lanes: dict[Hashable, deque[_Ticket]] = {}
+        readiness.on_loop_closed.append(self._forget_waiters)
+
+    def _forget_waiters(self) -> None:
+        """Their loop was closed."""
+        if self._lanes:
+            self._lanes.clear()
+            self._disarm()
 
     def busy(self, key: Hashable) -> bool:
         """Does anybody wait in that lane?"""
+        if self._lanes:
+            self._readiness.leave_closed_loop()
         return key in self._lanes
 
     async def wait(
@@ -305,6 +339,7 @@ class RetryQueue:
         tried: str,
     ) -> Result:
         """Call `attempt` until it gives something, each time in this task and in its turn."""
+        self._readiness.leave_closed_loop()
         lane = self._lanes.setdefault(key, deque())
         ticket = _Ticket()
         lane.append(ticket)
@@ -329,7 +364,10 @@ class RetryQueue:
             self._leave(key, lane, ticket, done)
 
     def _leave(self, key: Hashable, lane: deque[_Ticket], ticket: _Ticket, done: bool) -> None:
+        self._readiness.leave_closed_loop()
         lane.remove(ticket)
+        if self._lanes.get(key) is not lane:
+            return  # it was forgotten with its loop
         if not lane:
             del self._lanes[key]
         elif done:
@@ -343,12 +381,15 @@ class RetryQueue:
 
     def serve(self) -> bool:
         """Let the head of each lane try; says whether anybody waits."""
+        if self._lanes:
+            self._readiness.leave_closed_loop()
         for lane in self._lanes.values():
             lane[0].wake()
         return bool(self._lanes)
 
     def close(self, error: HubClosedError) -> None:
         """Everyone who waits gets that error."""
+        self._readiness.leave_closed_loop()
         for lane in self._lanes.values():
             for ticket in lane:
                 future: asyncio.Future[Any] | None = ticket.future
