@@ -23,6 +23,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -57,6 +58,10 @@ UNINTERRUPTED_MAX = 128
 
 
 SyncTransport = sync.HubHostPeerTransport | sync.HubHostTransport | sync.HubPeerTransport
+
+
+def _nothing_to_check() -> None:
+    pass
 
 
 class _AsyncTransport:
@@ -175,24 +180,40 @@ class _AsyncTransport:
         Raises:
             HubTimeoutError, PayloadTooLargeError, HubClosedError, Host/PeerGoneError
         """
+        to = labels.get("to")
         self._uninterrupted += 1
         if self._uninterrupted > UNINTERRUPTED_MAX:
+            check_life = self._life_of(to)
             await self._give_way()
+            check_life()
         if timeout is not None:
             timeout = check_timeout(timeout)
-        to = labels.get("to")
         if not self._sends.busy(to):
             sent = self._poll_send(payload, **labels)
             if sent is not None:
                 return sent
-        attempt = self._of_one_life(to, lambda: self._poll_send(payload, **labels))
-        return await self._sends.wait(to, attempt, timeout, f"send on {self.name!r}")
+        attempt = partial(self._poll_send, payload, **labels)
+        return await self._send_in_turn(to, attempt, timeout, self._life_of(to))
 
-    def _of_one_life(
-        self, to: int | None, attempt: Callable[[], int | None]
-    ) -> Callable[[], int | None]:
-        """Bound to one peer, the transport is bound to one life of its id, too."""
-        return attempt
+    async def _send_in_turn(
+        self,
+        lane: int | None,
+        attempt: Callable[[], int | None],
+        timeout: float | None,
+        check_life: Callable[[], None],
+    ) -> int:
+        def attempt_in_that_life() -> int | None:
+            check_life()
+            return attempt()
+
+        return await self._sends.wait(lane, attempt_in_that_life, timeout, f"send on {self.name!r}")
+
+    def _life_of(self, to: int | None) -> Callable[[], None]:
+        """To be called after each suspension: raises when it would go to the id's next owner.
+
+        Bound to one peer, the transport is bound to one life of its id, too.
+        """
+        return _nothing_to_check
 
     async def send_many(
         self,
@@ -212,15 +233,18 @@ class _AsyncTransport:
         end = None if timeout is None else time.monotonic() + check_timeout(timeout)
         sent: list[int] = []
         try:
+            check_life = self._life_of(labels.get("to"))
+            lane = labels.get("to")
             items = list(payloads)
             while len(sent) < len(items):
-                if self._sends.busy(labels.get("to")) or not self._send_what_fits(
-                    items, sent, labels
-                ):
-                    left = None if end is None else max(0.0, end - time.monotonic())
-                    sent.append(await self.send(items[len(sent)], timeout=left, **labels))
-                elif len(sent) < len(items):
+                if self._uninterrupted >= UNINTERRUPTED_MAX:
                     await self._give_way()
+                    check_life()
+                if self._sends.busy(lane) or not self._send_what_fits(items, sent, labels):
+                    left = None if end is None else max(0.0, end - time.monotonic())
+                    attempt = partial(self._poll_send, items[len(sent)], **labels)
+                    sent.append(await self._send_in_turn(lane, attempt, left, check_life))
+                    self._uninterrupted += 1
         except BaseException as error:
             told: Any = error
             told.sent = len(sent)
@@ -237,6 +261,7 @@ class _AsyncTransport:
             if not isinstance(error, RingFullError | SlotsExhaustedError):
                 raise
             return False
+        self._uninterrupted += len(some)
         return True
 
     async def recv(self, timeout: float | None = None) -> core.Frame:
@@ -362,23 +387,19 @@ class HubHostTransport(_AsyncTransport):
         super().__init__(sync.HubHostTransport(host, on_peer_gone=on_peer_gone, writable=writable))
         self._host = host
 
-    def _of_one_life(
-        self, to: int | None, attempt: Callable[[], int | None]
-    ) -> Callable[[], int | None]:
-        # What waits for a peer that dies must not go to the next owner of its id.
+    def _life_of(self, to: int | None) -> Callable[[], None]:
         life = self._life(to)
 
-        def attempt_in_that_life() -> int | None:
-            if life is not None and self._life(to) == life:
-                return attempt()
-            raise PeerGoneError(
-                f"send on {self.name!r}: peer {to} ended before there was room; "
-                "add a peer and start it again",
-                peer_id=to,
-                epoch=life,
-            )
+        def check_life() -> None:
+            if self._life(to) != life:
+                raise PeerGoneError(
+                    f"send on {self.name!r}: peer {to} ended before this was sent; "
+                    "add a peer and start it again",
+                    peer_id=to,
+                    epoch=life,
+                )
 
-        return attempt_in_that_life
+        return check_life
 
     def _life(self, peer_id: int | None) -> int | None:
         """Which life of that id it is; None: nobody has it."""
