@@ -21,6 +21,7 @@ that loop's thread.
 from __future__ import annotations
 
 import asyncio
+import operator
 import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -55,6 +56,9 @@ __all__ = ["HubHostPeerTransport", "HubHostTransport", "HubPeerTransport", "Plug
 # After so many operations without a suspension the loop gets a turn, or one busy conversation
 # would keep every other task (and every timer) from running.
 UNINTERRUPTED_MAX = 128
+
+# The lane of what no peer can be: nobody ever waits there, for the core refuses it at once.
+REFUSED = -1
 
 
 SyncTransport = sync.HubHostPeerTransport | sync.HubHostTransport | sync.HubPeerTransport
@@ -188,12 +192,13 @@ class _AsyncTransport:
             check_life()
         if timeout is not None:
             timeout = check_timeout(timeout)
-        if not self._sends.busy(to):
+        lane = self._lane(to)
+        if not self._sends.busy(lane):
             sent = self._poll_send(payload, **labels)
             if sent is not None:
                 return sent
         attempt = partial(self._poll_send, payload, **labels)
-        return await self._send_in_turn(to, attempt, timeout, self._life_of(to))
+        return await self._send_in_turn(lane, attempt, timeout, self._life_of(to))
 
     async def _send_in_turn(
         self,
@@ -207,6 +212,10 @@ class _AsyncTransport:
             return attempt()
 
         return await self._sends.wait(lane, attempt_in_that_life, timeout, f"send on {self.name!r}")
+
+    def _lane(self, to: int | None) -> int | None:
+        """Where a send waits: one line for each ring, however it is named."""
+        return None if to is None or to == self.peer_id else REFUSED
 
     def _life_of(self, to: int | None) -> Callable[[], None]:
         """To be called after each suspension: raises when it would go to the id's next owner.
@@ -234,7 +243,7 @@ class _AsyncTransport:
         sent: list[int] = []
         try:
             check_life = self._life_of(labels.get("to"))
-            lane = labels.get("to")
+            lane = self._lane(labels.get("to"))
             items = list(payloads)
             while len(sent) < len(items):
                 if self._uninterrupted >= UNINTERRUPTED_MAX:
@@ -387,6 +396,12 @@ class HubHostTransport(_AsyncTransport):
         super().__init__(sync.HubHostTransport(host, on_peer_gone=on_peer_gone, writable=writable))
         self._host = host
 
+    def _lane(self, to: int | None) -> int | None:
+        try:
+            return None if to is None else operator.index(to)
+        except TypeError:
+            return REFUSED
+
     def _life_of(self, to: int | None) -> Callable[[], None]:
         life = self._life(to)
 
@@ -425,6 +440,10 @@ class HubPeerTransport(_AsyncTransport):
         self, peer: HubPeer, doorbell: core.Doorbell, name: str, *, writable: bool = False
     ) -> None:
         super().__init__(sync.HubPeerTransport(peer, doorbell, name, writable=writable))
+
+    def _lane(self, to: int | None) -> int | None:
+        # The host has id 0 (`frame.reply_to()` says so); `peer_id` is this peer's own.
+        return None if to is None or to == 0 else REFUSED
 
     @classmethod
     def from_argv(

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from contextlib import ExitStack, closing
+import os
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
+from typing import Any
 
 import pytest
 
 import shmhub
-from shmhub.aio import UNINTERRUPTED_MAX, HubHostTransport
-from tests.unit.test_aio_hub import add_with_id
-from tests.unit.test_aio_nothing_lost import PATIENCE, far_end
+from shmhub.aio import UNINTERRUPTED_MAX, HubHostPeerTransport, HubHostTransport, HubPeerTransport
+from tests.unit.test_aio_hub import add_with_id, fill
+from tests.unit.test_aio_nothing_lost import CONFIG, PATIENCE, conversation, far_end, settle
 
 ROOMY = shmhub.HubConfig(size_classes=(shmhub.SizeClass(1024, 64, 64),), ring_capacity=512)
 
@@ -57,5 +59,73 @@ def test_what_is_sent_to_one_owner_of_an_id_never_reaches_the_next(
                 assert outcome.sent == UNINTERRUPTED_MAX  # type: ignore[attr-defined]
             await near.send(b"to the second", to=first.peer_id)
             assert bytes(second.recv(timeout=PATIENCE)) == b"to the second"
+
+    asyncio.run(test())
+
+
+@contextmanager
+def peers_conversation() -> Iterator[tuple[HubPeerTransport, shmhub.HubHostPeerTransport]]:
+    """The asyncio transport is the peer's."""
+    with ExitStack() as stack:
+        host = stack.enter_context(shmhub.HubHost.create(None, CONFIG))
+        info = host.add_peer()
+        far = shmhub.HubHostPeerTransport(host, info.peer_id, info.doorbell)
+        stack.enter_context(far)
+        peer = shmhub.HubPeer.open(f"/proc/self/fd/{host.fileno()}", info.peer_id)
+        stack.enter_context(closing(peer)).register()
+        doorbell = shmhub.Doorbell.from_raw_fd(os.dup(info.peer_doorbell_fd))
+        yield stack.enter_context(closing(HubPeerTransport(peer, doorbell, "near"))), far
+
+
+@pytest.mark.parametrize("both_ends", [conversation, peers_conversation])
+def test_sends_to_one_peer_wait_in_one_line_however_it_is_named(both_ends: Any) -> None:
+    async def test() -> None:
+        with both_ends() as (near, far):
+            far.send(b"")
+            to = (await near.recv(timeout=PATIENCE)).peer_id
+            for names in ([{}, {"to": to}], [{"to": to}, {}]):
+                early = fill(near)
+                first = asyncio.ensure_future(near.send(b"first", **names[0]))
+                await settle()
+                far.recv_many(early)  # there is room, and the loop has not heard of it yet
+                await near.send(b"second", **names[1])
+                await near.send_many([b"third"], **names[1])
+                await first
+                received = [bytes(frame) for frame in far.recv_many(early)]
+                assert received == [b"first", b"second", b"third"]
+
+    asyncio.run(test())
+
+
+@pytest.mark.parametrize("wrong", [[1], "1", 1.5, 99, -1], ids=str)
+@pytest.mark.parametrize("all_peers", [False, True], ids=["one peer", "all peers"])
+def test_a_wrong_peer_is_refused_at_once_in_the_words_of_the_sync_transport(
+    wrong: Any, all_peers: bool
+) -> None:
+    """Even while others wait for room."""
+
+    async def test() -> None:
+        with shmhub.HubHost.create(None, CONFIG) as host:
+            info = host.add_peer()
+            near: HubHostTransport | HubHostPeerTransport = (
+                HubHostTransport(host)
+                if all_peers
+                else HubHostPeerTransport(host, info.peer_id, info.doorbell)
+            )
+            with closing(near), far_end(host, info):
+                fill(near, to=info.peer_id)
+                waiting = asyncio.ensure_future(near.send(b"", to=info.peer_id))
+                await settle()
+                with pytest.raises((TypeError, ValueError)) as expected:
+                    near.send_nowait(b"", to=wrong)
+                said = str(expected.value).replace("send_nowait", "poll_send")
+                with pytest.raises(expected.type) as caught:
+                    await near.send(b"", to=wrong, timeout=PATIENCE)
+                assert str(caught.value) == said
+                with pytest.raises(expected.type) as caught:
+                    await near.send_many([b""], to=wrong, timeout=PATIENCE)
+                assert caught.value.sent == 0  # type: ignore[attr-defined]
+                assert not waiting.done()
+                waiting.cancel()
 
     asyncio.run(test())
