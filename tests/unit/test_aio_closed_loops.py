@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 
 import shmhub
-from shmhub.aio import HubHostPeerTransport
-from tests.unit.test_aio_nothing_lost import PATIENCE, conversation, settle
+from tests.unit.aio_pair import PATIENCE, conversation, fill, settle
 
 
 def closed_under(
@@ -29,15 +28,6 @@ def closed_under(
 
 def in_a_new_loop(operation: Coroutine[Any, Any, Any]) -> Any:
     return asyncio.run(asyncio.wait_for(operation, PATIENCE))
-
-
-def fill(transport: HubHostPeerTransport) -> int:
-    sent = 0
-    with pytest.raises(shmhub.RingFullError):
-        while True:
-            transport.send_nowait(b"early")
-            sent += 1
-    return sent
 
 
 @pytest.mark.parametrize("kept", [True, False], ids=["kept", "dropped"])

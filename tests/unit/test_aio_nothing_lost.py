@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any
@@ -13,35 +11,8 @@ from typing import Any
 import pytest
 
 import shmhub
-from shmhub.aio import HubHostPeerTransport, HubHostTransport
-
-CONFIG = shmhub.HubConfig(size_classes=(shmhub.SizeClass(1024, 64, 64),), ring_capacity=8)
-PATIENCE = 10.0
-
-
-@contextmanager
-def far_end(host: shmhub.HubHost, info: shmhub.PeerInfo) -> Iterator[shmhub.HubPeerTransport]:
-    """The peer's end, which leaves in good order."""
-    with closing(shmhub.HubPeer.open(f"/proc/self/fd/{host.fileno()}", info.peer_id)) as peer:
-        peer.register()
-        doorbell = shmhub.Doorbell.from_raw_fd(os.dup(info.peer_doorbell_fd))
-        with shmhub.HubPeerTransport(peer, doorbell, "far") as transport:
-            yield transport
-
-
-@contextmanager
-def conversation() -> Iterator[tuple[HubHostPeerTransport, shmhub.HubPeerTransport]]:
-    """An asyncio transport and the peer at its other end."""
-    with shmhub.HubHost.create(None, CONFIG) as host:
-        info = host.add_peer()
-        near = HubHostPeerTransport(host, info.peer_id, info.doorbell)
-        with closing(near), far_end(host, info) as far:
-            yield near, far
-
-
-async def settle() -> None:
-    for _ in range(10):
-        await asyncio.sleep(0)
+from shmhub.aio import HubHostTransport
+from tests.unit.aio_pair import CONFIG, PATIENCE, conversation, far_end, settle
 
 
 @pytest.mark.parametrize("number", [Decimal("0.01"), Fraction(1, 100)], ids=repr)

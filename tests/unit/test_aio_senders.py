@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import os
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Awaitable, Callable
+from contextlib import ExitStack, closing
 from typing import Any
 
 import pytest
 
 import shmhub
-from shmhub.aio import UNINTERRUPTED_MAX, HubHostPeerTransport, HubHostTransport, HubPeerTransport
-from tests.unit.test_aio_hub import add_with_id, fill
-from tests.unit.test_aio_nothing_lost import CONFIG, PATIENCE, conversation, far_end, settle
+from shmhub.aio import UNINTERRUPTED_MAX, HubHostPeerTransport, HubHostTransport
+from tests.unit.aio_pair import (
+    CONFIG,
+    PATIENCE,
+    add_with_id,
+    conversation,
+    far_end,
+    fill,
+    peers_conversation,
+    settle,
+)
 
 ROOMY = shmhub.HubConfig(size_classes=(shmhub.SizeClass(1024, 64, 64),), ring_capacity=512)
 
@@ -61,20 +68,6 @@ def test_what_is_sent_to_one_owner_of_an_id_never_reaches_the_next(
             assert bytes(second.recv(timeout=PATIENCE)) == b"to the second"
 
     asyncio.run(test())
-
-
-@contextmanager
-def peers_conversation() -> Iterator[tuple[HubPeerTransport, shmhub.HubHostPeerTransport]]:
-    """The asyncio transport is the peer's."""
-    with ExitStack() as stack:
-        host = stack.enter_context(shmhub.HubHost.create(None, CONFIG))
-        info = host.add_peer()
-        far = shmhub.HubHostPeerTransport(host, info.peer_id, info.doorbell)
-        stack.enter_context(far)
-        peer = shmhub.HubPeer.open(f"/proc/self/fd/{host.fileno()}", info.peer_id)
-        stack.enter_context(closing(peer)).register()
-        doorbell = shmhub.Doorbell.from_raw_fd(os.dup(info.peer_doorbell_fd))
-        yield stack.enter_context(closing(HubPeerTransport(peer, doorbell, "near"))), far
 
 
 @pytest.mark.parametrize("both_ends", [conversation, peers_conversation])
