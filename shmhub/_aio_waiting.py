@@ -15,8 +15,12 @@ from __future__ import annotations
 
 import asyncio
 import math
+import operator
+import sys
+from bisect import insort
 from collections import deque
 from collections.abc import Callable, Hashable
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from shmhub._errors import HubClosedError, HubTimeoutError
@@ -24,22 +28,43 @@ from shmhub._errors import HubClosedError, HubTimeoutError
 if TYPE_CHECKING:
     from shmhub._native import core
 
-__all__ = ["FrameQueue", "Readiness", "RetryQueue", "check_timeout"]
+__all__ = ["FrameQueue", "Readiness", "RetryQueue", "check_max", "check_timeout"]
 
 Result = TypeVar("Result")
 Loop = asyncio.AbstractEventLoop
 
 
 def check_timeout(timeout: float) -> float:
-    """The same range as the synchronous transports have, which check in the core."""
+    """As a float, of the same range as the synchronous transports have, which check in the core.
+
+    Any real number is one (Decimal, Fraction), but the event loop's timers add floats only.
+    """
     try:
-        impossible = math.isnan(timeout) or timeout < 0
+        # float() would take a str as well.
+        seconds = math.nan if math.isnan(timeout) else float(timeout)
     except TypeError:
-        message = f"timeout must be None or a number of seconds, not {timeout!r}"
+        message = f"timeout must be None or a number of seconds, not {type(timeout).__name__}"
         raise TypeError(message) from None
-    if impossible:
+    except OverflowError:
+        raise ValueError("timeout is beyond any number of seconds") from None
+    if math.isnan(seconds):
+        raise ValueError("timeout must be None or a number of seconds, not NaN")
+    if seconds < 0:
         raise ValueError(f"timeout must be None or >= 0 seconds, not {timeout!r}")
-    return timeout
+    return seconds
+
+
+def check_max(max: int) -> int:
+    """As the core does, but before the first frame is taken: it would be lost."""
+    try:
+        number = operator.index(max)
+    except TypeError:
+        raise TypeError(f"max must be an int, not {type(max).__name__}") from None
+    if not 0 <= number <= sys.maxsize:
+        raise ValueError(f"max must be from 0 to {sys.maxsize}, not {max!r}")
+    if number == 0:
+        raise ValueError("max must be at least 1, not 0")
+    return number
 
 
 class Readiness:
@@ -55,17 +80,27 @@ class Readiness:
         self._serve = serve
         self._loop: Loop | None = None
         self._fd = -1
+        # Called when the loop turns out to be closed: its tasks will never run again.
+        self.on_loop_closed: list[Callable[[], None]] = []
+
+    def leave_closed_loop(self) -> None:
+        """Forget who waited in a loop that was closed; before they are counted or woken."""
+        if self._loop is not None and self._loop.is_closed():
+            self._loop = None
+            self._fd = -1  # a closed loop has let go of it
+            for forget in self.on_loop_closed:
+                forget()
 
     def watch(self) -> Loop:
         """See to it that `serve` is called; to be called before each suspension."""
         loop = asyncio.get_running_loop()
         if self._loop is not loop:
-            if self._loop is not None and not self._loop.is_closed():
+            self.leave_closed_loop()
+            if self._loop is not None:
                 raise RuntimeError(
                     "this transport is used in another event loop, which is not closed yet"
                 )
             self._loop = loop
-            self._fd = -1  # a closed loop has let go of it
         if self._fd < 0:
             fd = self._fileno()
             loop.add_reader(fd, self._on_readable)
@@ -80,9 +115,9 @@ class Readiness:
 
     def forget(self) -> None:
         """Stop watching; before the descriptor is closed."""
+        self.leave_closed_loop()
         if self._fd >= 0 and self._loop is not None:
-            if not self._loop.is_closed():
-                self._loop.remove_reader(self._fd)
+            self._loop.remove_reader(self._fd)
             self._fd = -1
 
 
@@ -101,26 +136,67 @@ class FrameQueue:
         self._poll = poll
         self._readiness = readiness
         self._who = who
-        self._waiting: deque[asyncio.Future[core.Frame]] = deque()
-        # What was handed to a task that was cancelled before it ran: frames and told-once errors.
-        self._returned: deque[core.Frame | BaseException] = deque()
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        # Frames and told-once errors, each with its number in the order in which they came:
+        self._count = 0
+        # those of tasks that have been woken and have not run yet,
+        self._handed: dict[asyncio.Future[None], tuple[int, core.Frame | BaseException]] = {}
+        # and those of tasks that were cancelled then, in order.
+        self._returned: list[tuple[int, core.Frame | BaseException]] = []
+        readiness.on_loop_closed.append(self._forget_waiters)
+
+    def _forget_waiters(self) -> None:
+        """Their loop was closed; what they were handed is for the next."""
+        self._waiting.clear()
+        for handed in self._handed.values():
+            self._return(*handed)
+        self._handed.clear()
 
     def take_returned(self) -> core.Frame | None:
         """What a cancelled task did not take, if there is anything."""
+        if self._handed:
+            self._readiness.leave_closed_loop()
         if not self._returned:
             return None
-        item = self._returned.popleft()
+        return self._given(self._returned.pop(0)[1])
+
+    def take_returned_frames(self, max: int) -> tuple[list[core.Frame], bool]:
+        """Of these the frames before the first error; is nothing left then?"""
+        frames: list[core.Frame] = []
+        for _, item in self._returned[:max]:
+            if isinstance(item, BaseException):
+                break
+            frames.append(item)
+        del self._returned[: len(frames)]
+        return frames, not self._returned
+
+    def put_back(self, *items: core.Frame | BaseException) -> None:
+        """Let the next receives have them, before all else that was put back."""
+        self._returned[:0] = [(0, item) for item in items]
+        self.serve()
+
+    def put_last(self, error: BaseException) -> None:
+        """Let a receive have that error, which has just come."""
+        self._return(self._number(), error)
+        self.serve()
+
+    def _number(self) -> int:
+        self._count += 1
+        return self._count
+
+    def _return(self, number: int, item: core.Frame | BaseException) -> None:
+        insort(self._returned, (number, item), key=itemgetter(0))
+
+    @staticmethod
+    def _given(item: core.Frame | BaseException) -> core.Frame:
         if isinstance(item, BaseException):
             raise item
         return item
 
-    def put_back(self, item: core.Frame | BaseException) -> None:
-        """Let the next receive have it."""
-        self._returned.appendleft(item)
-        self.serve()
-
     def take(self) -> core.Frame | None:
         """A frame at once, unless others wait for one already."""
+        if self._waiting or self._handed:
+            self._readiness.leave_closed_loop()
         if self._returned:
             return self.take_returned()
         return None if self._waiting else self._poll()
@@ -130,12 +206,12 @@ class FrameQueue:
         if timeout is not None and timeout == 0:
             raise self._timeout_error(timeout)
         loop = self._readiness.watch()
-        future: asyncio.Future[core.Frame] = loop.create_future()
-        self._waiting.append(future)
+        future: asyncio.Future[None] = loop.create_future()
         timer = None if timeout is None else loop.call_later(timeout, self._expire, future, timeout)
+        self._waiting.append(future)  # last: what fails before must not leave it there
         try:
-            return await future
-        except asyncio.CancelledError:
+            await future
+        except BaseException:  # cancelled, or dropped with its loop: GeneratorExit
             self._take_back(future)
             raise
         finally:
@@ -143,21 +219,22 @@ class FrameQueue:
                 timer.cancel()
             if not future.done() or future.cancelled():
                 self._discard(future)
+        # An error is raised here and not set on the future, which does not take StopIteration.
+        return self._given(self._handed.pop(future)[1])
 
-    def _discard(self, future: asyncio.Future[core.Frame]) -> None:
+    def _discard(self, future: asyncio.Future[None]) -> None:
         if future in self._waiting:
             self._waiting.remove(future)
 
-    def _take_back(self, future: asyncio.Future[core.Frame]) -> None:
-        """The task was cancelled after its future was set and before it ran: nothing is lost."""
-        if not future.done() or future.cancelled():
-            return
-        error = future.exception()
-        if isinstance(error, HubTimeoutError | HubClosedError):
-            return
-        self.put_back(future.result() if error is None else error)
+    def _take_back(self, future: asyncio.Future[None]) -> None:
+        """The task was ended after it was handed something and before it ran."""
+        handed = self._handed.pop(future, None)
+        if handed is not None:
+            # In the place that it had: others may be cancelled in the same turn of the loop.
+            self._return(*handed)
+            self.serve()
 
-    def _expire(self, future: asyncio.Future[core.Frame], timeout: float) -> None:
+    def _expire(self, future: asyncio.Future[None], timeout: float) -> None:
         self.serve()  # the last try
         if not future.done():
             self._discard(future)
@@ -166,33 +243,41 @@ class FrameQueue:
     def _timeout_error(self, timeout: float) -> HubTimeoutError:
         return HubTimeoutError(f"recv on {self._who}: nothing came within {timeout:g} s")
 
+    def _next(self) -> tuple[int, core.Frame | BaseException] | None:
+        """What comes next, and its number."""
+        if self._returned:
+            return self._returned.pop(0)
+        item: core.Frame | BaseException | None
+        try:
+            item = self._poll()
+        except BaseException as error:
+            item = error
+        return None if item is None else (self._number(), item)
+
     def serve(self) -> bool:
         """Hand out what there is; says whether anybody still waits."""
+        if self._waiting:
+            self._readiness.leave_closed_loop()
         while self._waiting:
             head = self._waiting[0]
             if head.done():  # cancelled, and its task has not run yet
                 self._waiting.popleft()
                 continue
-            item: core.Frame | BaseException | None
-            try:
-                item = self._returned.popleft() if self._returned else self._poll()
-            except Exception as error:
-                item = error
+            item = self._next()
             if item is None:
                 return True
             # Polling may have called back into the application, which may have closed us.
             if head.done():
-                self._returned.append(item)
+                self._return(*item)
                 continue
             self._waiting.popleft()
-            if isinstance(item, BaseException):
-                head.set_exception(item)
-            else:
-                head.set_result(item)
+            self._handed[head] = item
+            head.set_result(None)
         return False
 
     def close(self, error: HubClosedError) -> None:
         """Everyone who waits gets that error; what was put back is dropped."""
+        self._readiness.leave_closed_loop()
         self._returned.clear()
         while self._waiting:
             future = self._waiting.popleft()
@@ -232,9 +317,18 @@ class RetryQueue:
         self._readiness = readiness
         self._disarm = disarm
         self._lanes: dict[Hashable, deque[_Ticket]] = {}
+        readiness.on_loop_closed.append(self._forget_waiters)
+
+    def _forget_waiters(self) -> None:
+        """Their loop was closed."""
+        if self._lanes:
+            self._lanes.clear()
+            self._disarm()
 
     def busy(self, key: Hashable) -> bool:
         """Does anybody wait in that lane?"""
+        if self._lanes:
+            self._readiness.leave_closed_loop()
         return key in self._lanes
 
     async def wait(
@@ -245,6 +339,7 @@ class RetryQueue:
         tried: str,
     ) -> Result:
         """Call `attempt` until it gives something, each time in this task and in its turn."""
+        self._readiness.leave_closed_loop()
         lane = self._lanes.setdefault(key, deque())
         ticket = _Ticket()
         lane.append(ticket)
@@ -269,7 +364,10 @@ class RetryQueue:
             self._leave(key, lane, ticket, done)
 
     def _leave(self, key: Hashable, lane: deque[_Ticket], ticket: _Ticket, done: bool) -> None:
+        self._readiness.leave_closed_loop()
         lane.remove(ticket)
+        if self._lanes.get(key) is not lane:
+            return  # it was forgotten with its loop
         if not lane:
             del self._lanes[key]
         elif done:
@@ -283,12 +381,15 @@ class RetryQueue:
 
     def serve(self) -> bool:
         """Let the head of each lane try; says whether anybody waits."""
+        if self._lanes:
+            self._readiness.leave_closed_loop()
         for lane in self._lanes.values():
             lane[0].wake()
         return bool(self._lanes)
 
     def close(self, error: HubClosedError) -> None:
         """Everyone who waits gets that error."""
+        self._readiness.leave_closed_loop()
         for lane in self._lanes.values():
             for ticket in lane:
                 future: asyncio.Future[Any] | None = ticket.future

@@ -21,19 +21,20 @@ that loop's thread.
 from __future__ import annotations
 
 import asyncio
+import operator
 import time
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from shmhub import _transport as sync
-from shmhub._aio_waiting import FrameQueue, Readiness, RetryQueue, check_timeout
+from shmhub._aio_waiting import FrameQueue, Readiness, RetryQueue, check_max, check_timeout
 from shmhub._errors import (
     HostGoneError,
     HubClosedError,
     PeerGoneError,
     RingFullError,
-    ShmhubError,
     SlotsExhaustedError,
     WouldBlockError,
 )
@@ -56,8 +57,15 @@ __all__ = ["HubHostPeerTransport", "HubHostTransport", "HubPeerTransport", "Plug
 # would keep every other task (and every timer) from running.
 UNINTERRUPTED_MAX = 128
 
+# The lane of what no peer can be: nobody ever waits there, for the core refuses it at once.
+REFUSED = -1
+
 
 SyncTransport = sync.HubHostPeerTransport | sync.HubHostTransport | sync.HubPeerTransport
+
+
+def _nothing_to_check() -> None:
+    pass
 
 
 class _AsyncTransport:
@@ -121,6 +129,7 @@ class _AsyncTransport:
 
     def recv_many_nowait(self, max: int) -> list[core.Frame]:
         """Up to `max` frames, or WouldBlockError."""
+        max = check_max(max)
         first = self._frames.take_returned()
         if first is not None:
             return self._and_more(first, max)
@@ -142,7 +151,7 @@ class _AsyncTransport:
         if self._uninterrupted > UNINTERRUPTED_MAX:
             await self._give_way()
         if timeout is not None:
-            check_timeout(timeout)
+            timeout = check_timeout(timeout)
         if not self._allocs.busy(None):
             slot = self._sync.poll_alloc(nbytes)
             if slot is not None:
@@ -175,24 +184,45 @@ class _AsyncTransport:
         Raises:
             HubTimeoutError, PayloadTooLargeError, HubClosedError, Host/PeerGoneError
         """
+        to = labels.get("to")
         self._uninterrupted += 1
         if self._uninterrupted > UNINTERRUPTED_MAX:
+            check_life = self._life_of(to)
             await self._give_way()
+            check_life()
         if timeout is not None:
-            check_timeout(timeout)
-        to = labels.get("to")
-        if not self._sends.busy(to):
+            timeout = check_timeout(timeout)
+        lane = self._lane(to)
+        if not self._sends.busy(lane):
             sent = self._poll_send(payload, **labels)
             if sent is not None:
                 return sent
-        attempt = self._of_one_life(to, lambda: self._poll_send(payload, **labels))
-        return await self._sends.wait(to, attempt, timeout, f"send on {self.name!r}")
+        attempt = partial(self._poll_send, payload, **labels)
+        return await self._send_in_turn(lane, attempt, timeout, self._life_of(to))
 
-    def _of_one_life(
-        self, to: int | None, attempt: Callable[[], int | None]
-    ) -> Callable[[], int | None]:
-        """Bound to one peer, the transport is bound to one life of its id, too."""
-        return attempt
+    async def _send_in_turn(
+        self,
+        lane: int | None,
+        attempt: Callable[[], int | None],
+        timeout: float | None,
+        check_life: Callable[[], None],
+    ) -> int:
+        def attempt_in_that_life() -> int | None:
+            check_life()
+            return attempt()
+
+        return await self._sends.wait(lane, attempt_in_that_life, timeout, f"send on {self.name!r}")
+
+    def _lane(self, to: int | None) -> int | None:
+        """Where a send waits: one line for each ring, however it is named."""
+        return None if to is None or to == self.peer_id else REFUSED
+
+    def _life_of(self, to: int | None) -> Callable[[], None]:
+        """To be called after each suspension: raises when it would go to the id's next owner.
+
+        Bound to one peer, the transport is bound to one life of its id, too.
+        """
+        return _nothing_to_check
 
     async def send_many(
         self,
@@ -212,15 +242,18 @@ class _AsyncTransport:
         end = None if timeout is None else time.monotonic() + check_timeout(timeout)
         sent: list[int] = []
         try:
+            check_life = self._life_of(labels.get("to"))
+            lane = self._lane(labels.get("to"))
             items = list(payloads)
             while len(sent) < len(items):
-                if self._sends.busy(labels.get("to")) or not self._send_what_fits(
-                    items, sent, labels
-                ):
-                    left = None if end is None else max(0.0, end - time.monotonic())
-                    sent.append(await self.send(items[len(sent)], timeout=left, **labels))
-                elif len(sent) < len(items):
+                if self._uninterrupted >= UNINTERRUPTED_MAX:
                     await self._give_way()
+                    check_life()
+                if self._sends.busy(lane) or not self._send_what_fits(items, sent, labels):
+                    left = None if end is None else max(0.0, end - time.monotonic())
+                    attempt = partial(self._poll_send, items[len(sent)], **labels)
+                    sent.append(await self._send_in_turn(lane, attempt, left, check_life))
+                    self._uninterrupted += 1
         except BaseException as error:
             told: Any = error
             told.sent = len(sent)
@@ -237,6 +270,7 @@ class _AsyncTransport:
             if not isinstance(error, RingFullError | SlotsExhaustedError):
                 raise
             return False
+        self._uninterrupted += len(some)
         return True
 
     async def recv(self, timeout: float | None = None) -> core.Frame:
@@ -249,26 +283,30 @@ class _AsyncTransport:
         if self._uninterrupted > UNINTERRUPTED_MAX:
             await self._give_way()
         if timeout is not None:
-            check_timeout(timeout)
+            timeout = check_timeout(timeout)
         frame = self._frames.take()
         return await self._frames.wait(timeout) if frame is None else frame
 
     async def recv_many(self, max: int, timeout: float | None = None) -> list[core.Frame]:
         """Receive up to `max` frames; waits for the first only."""
-        if max < 1:
-            raise ValueError(f"recv_many: max must be at least 1, not {max}")
+        max = check_max(max)
         return self._and_more(await self.recv(timeout), max)
 
     def _and_more(self, first: core.Frame, max: int) -> list[core.Frame]:
-        frames = [first]
+        more, all_taken = self._frames.take_returned_frames(max - 1)
+        frames = [first, *more]
         try:
-            if max > 1:
-                frames += self.recv_many_nowait(max - 1)
+            if all_taken and len(frames) < max:
+                frames += self._sync.recv_many_nowait(max - len(frames))
         except WouldBlockError:
-            pass  # the first is all there was
-        except ShmhubError as error:
-            # Frames before news: that somebody is gone is told by the next receive.
-            self._frames.put_back(error)
+            self._look()  # these are all there was
+        except Exception as error:
+            # Frames before news: that somebody is gone, or what `on_peer_gone` raised, is told by
+            # the next receive.
+            self._frames.put_last(error)
+        except BaseException:  # KeyboardInterrupt does not wait for that
+            self._frames.put_back(*frames)
+            raise
         return frames
 
     async def _give_way(self) -> None:
@@ -358,23 +396,25 @@ class HubHostTransport(_AsyncTransport):
         super().__init__(sync.HubHostTransport(host, on_peer_gone=on_peer_gone, writable=writable))
         self._host = host
 
-    def _of_one_life(
-        self, to: int | None, attempt: Callable[[], int | None]
-    ) -> Callable[[], int | None]:
-        # What waits for a peer that dies must not go to the next owner of its id.
+    def _lane(self, to: int | None) -> int | None:
+        try:
+            return None if to is None else operator.index(to)
+        except TypeError:
+            return REFUSED
+
+    def _life_of(self, to: int | None) -> Callable[[], None]:
         life = self._life(to)
 
-        def attempt_in_that_life() -> int | None:
-            if life is not None and self._life(to) == life:
-                return attempt()
-            raise PeerGoneError(
-                f"send on {self.name!r}: peer {to} ended before there was room; "
-                "add a peer and start it again",
-                peer_id=to,
-                epoch=life,
-            )
+        def check_life() -> None:
+            if self._life(to) != life:
+                raise PeerGoneError(
+                    f"send on {self.name!r}: peer {to} ended before this was sent; "
+                    "add a peer and start it again",
+                    peer_id=to,
+                    epoch=life,
+                )
 
-        return attempt_in_that_life
+        return check_life
 
     def _life(self, peer_id: int | None) -> int | None:
         """Which life of that id it is; None: nobody has it."""
@@ -400,6 +440,10 @@ class HubPeerTransport(_AsyncTransport):
         self, peer: HubPeer, doorbell: core.Doorbell, name: str, *, writable: bool = False
     ) -> None:
         super().__init__(sync.HubPeerTransport(peer, doorbell, name, writable=writable))
+
+    def _lane(self, to: int | None) -> int | None:
+        # The host has id 0 (`frame.reply_to()` says so); `peer_id` is this peer's own.
+        return None if to is None or to == 0 else REFUSED
 
     @classmethod
     def from_argv(

@@ -13,6 +13,7 @@ import pytest
 
 import shmhub
 from shmhub.aio import HubHostPeerTransport, HubHostTransport
+from tests.unit.aio_pair import add_with_id, fill, settle
 
 CONFIG = shmhub.HubConfig(
     size_classes=(shmhub.SizeClass(1024, 64, 64), shmhub.SizeClass(8192, 8, 8)), ring_capacity=8
@@ -68,20 +69,6 @@ async def drain(process: subprocess.Popen[str]) -> list[str]:
     process.stdin.write("go\n")
     process.stdin.flush()
     return (await line_of(process)).split()
-
-
-async def settle() -> None:
-    for _ in range(10):
-        await asyncio.sleep(0)
-
-
-def fill(transport: Any, **labels: int) -> int:
-    sent = 0
-    with pytest.raises(shmhub.RingFullError):
-        while True:
-            transport.send_nowait(b"early", **labels)
-            sent += 1
-    return sent
 
 
 @pytest.mark.parametrize("look", ["recv", "recv_nowait", "recv_many_nowait", "alloc"])
@@ -175,15 +162,6 @@ def test_what_waits_for_a_peer_that_dies_does_not_go_to_the_next_owner_of_its_id
                 assert len(died.undelivered) == early
 
     run(test())
-
-
-def add_with_id(host: shmhub.HubHost, peer_id: int) -> shmhub.PeerInfo:
-    """Add peers until one gets that id, which is free once the death has been dealt with."""
-    while True:
-        info = host.add_peer()
-        if info.peer_id == peer_id:
-            return info
-        host.remove_peer(info.peer_id)
 
 
 def test_a_loop_that_is_kept_busy_by_one_conversation_serves_others() -> None:

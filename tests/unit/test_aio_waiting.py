@@ -11,6 +11,7 @@ import contextlib
 import os
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -242,6 +243,16 @@ async def test_wait_for_loses_nothing(fake: FakeTransport) -> None:
         await asyncio.wait_for(fake.recv(), 0.01)
     fake.arrive("a")
     assert await asyncio.wait_for(fake.recv(), 1) == "a"
+
+
+@with_fake
+async def test_a_wait_whose_timer_cannot_be_set_leaves_nobody_in_the_queue(
+    fake: FakeTransport,
+) -> None:
+    with pytest.raises(TypeError):
+        await fake.recv(timeout=Decimal("0.5"))  # type: ignore[arg-type]
+    fake.arrive("a")
+    assert await fake.recv() == "a"
 
 
 @with_fake
