@@ -567,6 +567,9 @@ def _end_stream(stream: Stream | None, call: Call) -> None:
     """The call of a stream is done: so is the stream, if anybody still has it."""
     if stream is None:
         return
+    if call.unpickles:
+        stream.end(call.result)
+        return
     try:
         count = call.result()
     except BaseException as error:

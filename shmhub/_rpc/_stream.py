@@ -13,6 +13,7 @@ import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -44,6 +45,10 @@ WINDOW = 16  # items on their way or not taken yet
 WINDOW_BYTES = 4 << 20  # of them, but for one item that is larger
 SEQUENCE = 0xFFFF  # items are numbered in 16 bits
 COPY_ON_LOOP = 1 << 20  # bytes: more is copied off the event loop
+
+
+Ending = BaseException | Callable[[], object] | None
+"""How a stream ended; see `Stream.end`."""
 
 
 class StreamClosed(ShmhubError):
@@ -98,7 +103,7 @@ class Stream(Waiter):
         self.deadline = deadline
         self._items: deque[Any] = deque()
         self._ended = False
-        self._error: BaseException | None = None
+        self._error: Ending = None
         self._expected = 0
         self._due = 0  # taken, and no credit given back yet
         self._due_bytes = 0
@@ -195,6 +200,8 @@ class Stream(Waiter):
         error, self._error = self._error, None
         if error is None:
             raise StopIteration
+        if not isinstance(error, BaseException):
+            error = _raised_by(error)
         if isinstance(error, CallLost) and self.on_lost is not None:
             error = self.on_lost(error)
         try:
@@ -271,10 +278,12 @@ class Stream(Waiter):
             self.end(ProtocolViolation(text))
             self.link.tell_flow(wire.CREDIT, self._call_id, self._index, number=wire.STOP)
 
-    def end(self, error: BaseException | None, count: int = 0) -> None:
+    def end(self, error: Ending, count: int = 0) -> None:
         """No more will come.
 
         Args:
+            error: None: it ended well. A function: what it raises, once somebody asks; for what is
+                to be unpickled, which whoever reads must not do.
             count: if it ended well, how many were sent, in 16 bits.
         """
         if self._ended:
@@ -477,7 +486,15 @@ async def produce_async(
             await close()
 
 
-def end_of(flow_link: Link, frame: Any, what: str) -> BaseException | None:
+def _raised_by(function: Callable[[], object]) -> BaseException:
+    try:
+        function()
+    except BaseException as error:
+        return error
+    raise AssertionError("an error that was announced was none")
+
+
+def end_of(flow_link: Link, frame: Any, what: str) -> Ending:
     """How an upload ended, from its END: None: well."""
     if not frame.flags & wire.STREAM:
         return None
@@ -485,7 +502,13 @@ def end_of(flow_link: Link, frame: Any, what: str) -> BaseException | None:
         failure = Failure(decode(frame, flow_link.plain))
     except CodecError as error:
         return error
-    return failure.exception(what, unpickle=flow_link.unpickles)
+    if flow_link.unpickles and failure.pickled is not None:
+        return partial(_raise, failure, what)
+    return failure.exception(what, unpickle=False)
+
+
+def _raise(failure: Failure, what: str) -> None:
+    raise failure.exception(what, unpickle=True)
 
 
 def upload(flow: Outflow, items: Iterator[Any]) -> None:

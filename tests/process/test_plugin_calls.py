@@ -233,33 +233,50 @@ def test_callbacks_that_wait_keep_no_thread_from_others(host: shmhub.PluginHost,
 SLOW_TO_UNPICKLE = """
 import shmhub
 plugin = shmhub.Plugin("slow")
-class Blocks:
-    def __init__(self, fifo): self.fifo = fifo
-    def __reduce__(self): return open, (self.fifo,)
+class Error(Exception):
+    def __init__(self, code): self.code = code
+    def __reduce__(self): return exec, (self.code,)
+class Result(Error): pass
 @plugin.method
-def gives(fifo): return Blocks(fifo)
+def gives(code): return Result(code)
+@plugin.method
+def raises(code): raise Error(code)
+@plugin.method
+def items(code):
+    yield 1
+    raise Error(code)
 """
 
 
+@pytest.mark.parametrize("method", ["gives", "raises", "items"])
 def test_what_takes_long_to_unpickle_holds_up_nobody_else(
-    host: shmhub.PluginHost, tmp_path: Path
+    host: shmhub.PluginHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
     """To unpickle is the application's code, and runs in the thread that wants the result."""
     fifo = str(tmp_path / "fifo")
     os.mkfifo(fifo)
     slow = host.spawn(write_plugin(tmp_path, SLOW_TO_UNPICKLE, "slow"))
     zoo = host.spawn(ZOO)
-    future = slow.submit("gives", fifo)
-    done, _ = concurrent.futures.wait([future], PATIENCE, concurrent.futures.FIRST_EXCEPTION)
-    assert done == {future}
+    monkeypatch.setenv("SHMHUB_TEST_HOST", fifo)  # the plugin, which tries it, waits for nothing
+    code = "import os; fifo = os.environ.get('SHMHUB_TEST_HOST'); fifo and open(fifo).close()"
+    if method == "items":
+        stream = slow.items(code)
+        assert next(stream) == 1
+    else:
+        future = slow.submit(method, code)
+        done, _ = concurrent.futures.wait([future], PATIENCE, concurrent.futures.FIRST_EXCEPTION)
+        assert done == {future}
     assert zoo.call("echo", 1, timeout=PATIENCE) == 1
-    assert slow.submit("gives", fifo).cancel()
     with concurrent.futures.ThreadPoolExecutor() as threads:
-        outcome = threads.submit(future.result)
+        outcome = threads.submit((lambda: list(stream)) if method == "items" else future.result)
         assert zoo.call("echo", 2, timeout=PATIENCE) == 2
         with open(fifo, "w"):
             pass
-        outcome.result(PATIENCE).close()
+        if method == "gives":
+            assert outcome.result(PATIENCE) is None
+        else:
+            with pytest.raises(shmhub.RemoteError):
+                outcome.result(PATIENCE)
 
 
 def test_many_threads_call_at_once(host: shmhub.PluginHost) -> None:
