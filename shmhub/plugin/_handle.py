@@ -6,6 +6,7 @@ Calls go to `_dispatch.Group`, the rest to `_replicas.Replicas`; here are names 
 from __future__ import annotations
 
 import difflib
+import threading
 import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, cast
@@ -62,7 +63,7 @@ class PluginHandle:
     ) -> None:
         self._replicas = replicas
         self._host = host  # a host that is dropped ends its plugins
-        self._timeout = timeout
+        self._timeout = _seconds(timeout)
         self._view = view
         self._retry = retry
         self._pass_all = pass_all
@@ -213,7 +214,7 @@ class PluginHandle:
             PluginDiedError, PluginStartError: all have failed.
             HubClosedError: it was stopped.
         """
-        self._replicas.wait_ready(timeout)
+        self._replicas.wait_ready(_seconds(timeout))
 
     def restart(self, timeout: float | None = None) -> None:
         """Start every replica anew, one after the other; calls wait meanwhile.
@@ -224,7 +225,7 @@ class PluginHandle:
             HubTimeoutError: not done within `timeout` seconds; it goes on.
             PluginStartError, InterfaceError: a replica did not come up.
         """
-        self._replicas.restart(timeout)
+        self._replicas.restart(_seconds(timeout))
 
     def stop(self, timeout: float | None = None) -> None:
         """Wait for the calls, then end all processes in good order; idempotent.
@@ -267,9 +268,7 @@ class PluginHandle:
         if self._pass_all:
             kwargs["timeout"] = timeout
             return self._timeout
-        if timeout is not None and not timeout >= 0:
-            raise ValueError(f"timeout must be None or seconds from 0, not {timeout!r}")
-        return timeout
+        return _seconds(timeout)
 
     def _prepare(
         self,
@@ -344,6 +343,15 @@ class PluginHandle:
         bound.__qualname__ = f"{self.name}.{name}"
         bound.__doc__ = methods[name].get("doc") or None
         return bound
+
+
+def _seconds(timeout: float | None) -> float | None:
+    """A timeout that can be waited for: nobody sees the end of a longer one."""
+    if timeout is None:
+        return None
+    if not timeout >= 0:  # NaN is not, either
+        raise ValueError(f"timeout must be None or seconds from 0, not {timeout!r}")
+    return min(timeout, threading.TIMEOUT_MAX)
 
 
 class Methods:

@@ -10,6 +10,7 @@ import logging
 import math
 import os
 import sys
+import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -339,7 +340,7 @@ class PluginHost:
         _check_number("timeout", timeout, 0)
         if self._site.loop.is_here:
             raise RuntimeError("a plugin host cannot be stopped from its own thread")
-        deadline = time.monotonic() + timeout
+        deadline = time.monotonic() + min(timeout, threading.TIMEOUT_MAX)
         try:
             for one in those:
                 one.begin_stop()
