@@ -224,6 +224,7 @@ class PluginHandle:
         Raises:
             HubTimeoutError: not done within `timeout` seconds; it goes on.
             PluginStartError, InterfaceError: a replica did not come up.
+            HubClosedError: it was stopped, before or meanwhile.
         """
         self._replicas.restart(_seconds(timeout))
 

@@ -154,6 +154,11 @@ class Replicas:
         """Start every replica anew, one after the other, each after its calls have ended.
 
         One that has failed for good is given another chance.
+
+        Raises:
+            HubTimeoutError: not within `timeout` seconds.
+            PluginStartError, InterfaceError: a replica did not come up.
+            HubClosedError: it was stopped, before or meanwhile.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         self._check_here("restart")
@@ -177,25 +182,30 @@ class Replicas:
                         f"restart of plugin {self.name!r}: replica {replica.index} is not ready "
                         f"again after {timeout} s"
                     )
+            self._check_here("restart")
             if replica.state == "failed" and replica.error is not None:
                 raise replica.error
 
     def _renew(self, replica: Replica, begun: threading.Event) -> None:
-        self.group.accept()
-        replica.history = RestartHistory(self.plan.restart)
-        replica.first = True  # the next failure is told to who has asked for it, not tried again
-        replica.error = None
-        if replica.state == "failed":
-            replica.start()
-        else:
-            replica.stop(_LEAVE_SECONDS * 5, restart=True)
+        with self._changed:  # whoever stops it meanwhile finds all of this done, or nothing
+            if not self._stopping:
+                self.group.accept()
+                replica.history = RestartHistory(self.plan.restart)
+                # The next failure is told to who has asked for it, not tried again.
+                replica.first = True
+                replica.error = None
+                if replica.state == "failed":
+                    replica.start()
+                else:
+                    replica.stop(_LEAVE_SECONDS * 5, restart=True)
         begun.set()
 
     # The end
 
     def begin_stop(self) -> None:
-        """Take no more calls."""
-        self._stopping = True
+        """Take no more calls, and start no process."""
+        with self._changed:
+            self._stopping = True
         self.group.refuse(
             HubClosedError(f"plugin {self.name!r} was stopped, it takes no more calls"),
             pending=False,

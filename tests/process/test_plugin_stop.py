@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from tests.support.plugins import (
     wait_ended,
     write_plugin,
 )
+from tests.support.waiting import until
 
 __all__ = ["events", "host"]  # fixtures
 
@@ -263,3 +265,34 @@ def test_a_rolling_restart_loses_no_call(host: shmhub.PluginHost) -> None:
     futures += [zoo.submit("echo", number) for number in range(300, 600)]
     assert [one.result(PATIENCE) for one in futures] == list(range(600))
     assert not set(before) & set(zoo.call_all("process"))
+
+
+@pytest.mark.parametrize("how", ["kill", "stop", "close"])
+def test_a_restart_starts_nothing_after_the_end(
+    host: shmhub.PluginHost, events: Events, how: str
+) -> None:
+    zoo = host.spawn(ZOO, replicas=3)
+    os.kill(zoo.replicas[0].pid or 0, signal.SIGSTOP)
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        restarting = pool.submit(zoo.restart)
+        until(lambda: zoo.replicas[0].state == "stopping", "the restart to begin")
+        if how == "kill":
+            zoo.kill()
+        else:
+            {"stop": zoo.stop, "close": host.close}[how](0)
+        with pytest.raises(shmhub.HubClosedError, match="was stopped"):
+            restarting.result(PATIENCE)
+    assert [(one.state, one.pid) for one in zoo.replicas] == [("stopped", None)] * 3
+    host.close()  # so that all events have come
+    assert events.kinds.count("started") == 3
+
+
+def test_a_restart_that_comes_late_changes_nothing(host: shmhub.PluginHost) -> None:
+    zoo = host.spawn(ZOO)
+    zoo.kill()
+    made, begun = zoo._replicas, threading.Event()
+    made.site.loop.post(made._renew, made.replicas[0], begun)  # as by a restart in another thread
+    assert begun.wait(PATIENCE)
+    assert (zoo.state, zoo.pid) == ("stopped", None)
+    with pytest.raises(shmhub.HubClosedError, match="was stopped"):
+        zoo.submit("echo", 1)
