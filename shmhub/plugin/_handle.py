@@ -235,7 +235,7 @@ class PluginHandle:
             timeout: seconds for calls to end before they are cancelled; None: the host's
                 `stop_timeout`. A process that does not leave after that gets SIGTERM, then SIGKILL.
         """
-        self._host._stop([self._replicas], timeout)
+        self._host._stop([self._replicas], self._host._deadline(timeout))
 
     def kill(self) -> None:
         """End all processes at once, with SIGKILL, and start none again; idempotent."""

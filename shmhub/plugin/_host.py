@@ -266,7 +266,7 @@ class PluginHost:
             waiting=self._site.waiting,
         )
         made = Replicas(plan, replicas, site=self._site, group=group, watchdog=watchdog)
-        self._site.all.append(made)
+        self._site.take(made)
         made.start()
         return PluginHandle(made, self, timeout=call_timeout)
 
@@ -323,7 +323,8 @@ class PluginHost:
         """
         if self._site.closed or self._site.forked:
             return
-        self._stop(list(self._site.all), timeout)
+        deadline = self._deadline(timeout)  # a wrong one closes nothing
+        self._stop(self._site.begin_close(), deadline)
         self._last_resort.detach()
         self._site.close()
 
@@ -332,15 +333,18 @@ class PluginHost:
         for one in list(self._site.all):
             one.kill()
 
-    def _stop(self, those: list[Replicas], timeout: float | None) -> None:
-        """End some plugins, all at the same time."""
+    def _deadline(self, timeout: float | None) -> float:
+        """Until when a stop that begins now waits for calls."""
         self._site.check_not_forked("stop")
         if timeout is None:
             timeout = self._stop_timeout
         _check_number("timeout", timeout, 0)
         if self._site.loop.is_here:
             raise RuntimeError("a plugin host cannot be stopped from its own thread")
-        deadline = time.monotonic() + min(timeout, threading.TIMEOUT_MAX)
+        return time.monotonic() + min(timeout, threading.TIMEOUT_MAX)
+
+    def _stop(self, those: list[Replicas], deadline: float) -> None:
+        """End some plugins, all at the same time."""
         try:
             for one in those:
                 one.begin_stop()
@@ -382,7 +386,7 @@ def _abandon(site: Site) -> None:
     """Nobody has the host any more, or the program ends: no waiting for calls."""
     if site.closed or site.forked:
         return
-    for one in list(site.all):
+    for one in site.begin_close():
         one.kill()
     site.close()
 

@@ -82,14 +82,16 @@ class Replicas:
 
         Raises:
             PluginStartError, InterfaceError, PeerLimitError: one is not; the others are ended.
+            HubClosedError: it was stopped, before or meanwhile.
         """
         try:
             for replica in self.replicas:
-                self.site.loop.post(replica.start)
+                self.site.loop.post(self._start, replica)
             with self._changed:
                 self._changed.wait_for(
                     lambda: (
-                        all(one.state == "ready" for one in self.replicas)
+                        self._stopping
+                        or all(one.state == "ready" for one in self.replicas)
                         or any(one.state in _OVER for one in self.replicas)
                     )
                 )
@@ -103,6 +105,11 @@ class Replicas:
             raise
         if self.watchdog is not None:
             self.site.loop.post(self._watch)
+
+    def _start(self, replica: Replica) -> None:
+        with self._changed:  # as in `_renew`
+            if not self._stopping:
+                replica.start()
 
     def state_changed(self) -> None:
         with self._changed:
@@ -237,6 +244,7 @@ class Replicas:
             ended = self._changed.wait_for(
                 lambda: all(one.state in _OVER for one in self.replicas), _KILL_SECONDS
             )
+            self._changed.notify_all()  # nobody else may: the site is about to forget it
         if not ended:
             logger.error(
                 "plugin %s: not even SIGKILL ends %s",
