@@ -5,6 +5,7 @@ The other half of a handle: `_dispatch.Group` has the calls, this has the lives.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -253,5 +254,5 @@ class Replicas:
             )
         self.group.refuse(HubClosedError(f"plugin {self.name!r} was stopped"))
         self.group.end()
-        if self in self.site.all:
+        with contextlib.suppress(ValueError):  # another thread has waited for it, too
             self.site.all.remove(self)

@@ -101,7 +101,7 @@ class Site:
             self.loop.post(function, *arguments)
 
     def state_changed(self, replica: Replica) -> None:
-        for one in self.all:
+        for one in list(self.all):  # those that have ended go meanwhile
             if replica in one.replicas:
                 one.state_changed()
 

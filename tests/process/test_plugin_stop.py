@@ -369,3 +369,27 @@ def test_a_close_that_is_refused_closes_nothing(host: shmhub.PluginHost) -> None
     with pytest.raises(ValueError, match="timeout must be"):
         host.close(-1)
     assert host.spawn(ZOO).echo(1) == 1
+
+
+def test_one_plugin_that_goes_does_not_hide_what_happens_to_the_next(
+    host: shmhub.PluginHost,
+) -> None:
+    site = host._site
+    replica: Any = object()
+    told = threading.Event()
+
+    class Leaving:
+        @property
+        def replicas(self) -> tuple[Any, ...]:
+            site.all.remove(self)  # type: ignore[arg-type]
+            return ()
+
+    class Staying:
+        replicas = (replica,)
+        state_changed = told.set
+
+    before: list[Any] = [Leaving(), Staying()]
+    site.all.extend(before)
+    site.state_changed(replica)
+    site.all.remove(before[1])
+    assert told.is_set()
