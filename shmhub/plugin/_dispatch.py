@@ -734,13 +734,19 @@ class Group:
         """This is a forked child: no thread of ours is here, and the lock may be held for ever."""
         self.lock = threading.Lock()
         self.changed = threading.Condition(self.lock)
-        self.channels.clear()
-        self.gate.close()
-        self.pending = deque()
         self.refusal = HubForkedError(
             f"plugin {self.name!r} belongs to the process that this one was forked from; make a "
             "PluginHost here"
         )
+        for channel in self._all():
+            for future, _ in channel.mourners or ():
+                future.forked(self._why_not())
+        for future in self.living_calls():
+            future.forked(self._why_not())
+        self.channels.clear()
+        self._parting.clear()
+        self.gate.close()
+        self.pending = deque()
 
     def living_calls(self) -> list[CallFuture]:
         """All calls that have a Future and are not answered. Called with the lock."""

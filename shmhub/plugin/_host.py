@@ -330,6 +330,7 @@ class PluginHost:
 
     def kill_all(self) -> None:
         """End all processes at once, with SIGKILL, and start none again."""
+        self._site.check_not_forked("kill_all")
         for one in list(self._site.all):
             one.kill()
 
