@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import functools
+import itertools
 import logging
 import threading
 import time
@@ -75,6 +76,7 @@ class Group:
         self.channels: list[Channel] = []  # those that take calls
         self.pending: deque[CallFuture] = deque()
         self.refusal: BaseException | None = None  # why no more calls are taken
+        self._turns = itertools.count()  # of notifications
         self._drainers = 0  # threads that wait until nothing is under way
         self._parting: set[Channel] = set()  # take no more calls, have some yet
         self._sender = Sender(f"shmhub calls of {name}", self._send_next)
@@ -322,11 +324,15 @@ class Group:
     def notify(
         self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], timeout: float | None
     ) -> None:
-        """Send a call that has no answer, to the least busy replica."""
+        """Send a call that has no answer: to the least busy replicas, in turn."""
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            channel = min(self.wait_channels(left), key=lambda one: one.in_flight)
+            channels = self.wait_channels(left)
+            # Nobody says when a notification has run, so none counts as being under way.
+            least = min(one.in_flight for one in channels)
+            idlest = [one for one in channels if one.in_flight == least]
+            channel = idlest[next(self._turns) % len(idlest)]
             try:
                 channel.link.notify(method, args, kwargs, deadline=deadline)
                 return

@@ -116,7 +116,8 @@ class PluginHandle:
     ) -> None:
         """Call a method and forget it: no result, no error, no word of whether it ran.
 
-        Waits while the plugin restarts.
+        Waits while the plugin restarts. The replicas with the fewest calls get notifications in
+        turn; one that runs does not count as a call, and `watchdog` does not watch it.
         """
         timeout = self._own(timeout, kwargs)
         self._replicas.group.notify(method, args, kwargs, timeout)

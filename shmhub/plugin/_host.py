@@ -199,7 +199,8 @@ class PluginHost:
             max_attempts: how often a call may run when replicas die of it.
             max_pending: calls that may wait for a replica; None: any number.
             call_timeout: seconds, for calls that say nothing else.
-            watchdog: a replica is killed when one call has been running for so many seconds.
+            watchdog: a replica is killed when one call has been running for so many seconds;
+                streams and notifications are not watched.
             start_timeout: seconds until a process must have said hello; None: for ever.
             codec: None: the host's.
             rlimits, nice, cpus: what each process may use, see `rlimits` in docs/plugins.md.
