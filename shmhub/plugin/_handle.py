@@ -78,7 +78,7 @@ class PluginHandle:
                 the default is spawn's `call_timeout`.
         """
         timeout = self._own(timeout, kwargs)
-        self._check_kind(method, "call")
+        self._check_kind(method, "call", "call")
         return self._replicas.group.call(method, args, kwargs, timeout, self._view, self._retry)
 
     def submit(
@@ -92,6 +92,7 @@ class PluginHandle:
         Raises:
             QueueFullError, HubClosedError, PluginDiedError: the call is not accepted.
         """
+        self._check_kind(method, "submit", "call")
         future = self._make(method, args, kwargs, self._own(timeout, kwargs))
         self._replicas.group.submit(future)
         return future
@@ -120,6 +121,7 @@ class PluginHandle:
         turn; one that runs does not count as a call, and `watchdog` does not watch it.
         """
         timeout = self._own(timeout, kwargs)
+        self._check_kind(method, "notify", "call")
         self._replicas.group.notify(method, args, kwargs, timeout)
 
     def call_all(
@@ -139,6 +141,7 @@ class PluginHandle:
             again: a replica that died gives a PluginDiedError.
         """
         timeout = self._own(timeout, kwargs)
+        self._check_kind(method, "call_all", "call")
         group = self._replicas.group
         if carries_stream(args, kwargs):
             raise TypeError(
@@ -282,14 +285,15 @@ class PluginHandle:
         kind: Literal["call", "stream"],
     ) -> CallFuture:
         """What is to be submitted for `call` or `stream`."""
-        self._check_kind(method, kind)
+        self._check_kind(method, kind, kind)
         future = self._make(method, args, kwargs, self._own(timeout, kwargs))
         future.kind = kind
         return future
 
-    def _check_kind(self, method: str, used: Literal["call", "stream"]) -> None:
+    def _check_kind(self, method: str, used: str, wanted: Literal["call", "stream"]) -> None:
+        """Is the method one for what was `used`? One that is not known yet may be."""
         kind = self._kind(method)
-        if kind is None or kind == used:
+        if kind is None or kind == wanted:
             return
         is_one, instead = ("a", "stream") if kind == "stream" else ("no", "call")
         raise TypeError(

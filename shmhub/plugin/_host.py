@@ -287,12 +287,18 @@ class PluginHost:
 
         Raises:
             ValueError: the name cannot be called, or is taken.
+            TypeError: it is no function, or a generator: plugins cannot read a stream of the host.
         """
         if function is None:
             return lambda one: self.callback(one, name=name)
         if not callable(function):
             raise TypeError(f"callback({function!r}): not a function")
         method = Method.of(function, name=name)
+        if method.kind == "stream":
+            raise TypeError(
+                f"callback({method.name!r}): it is a generator, and plugins cannot read a stream "
+                "of the host; return a list, or pass a generator as an argument of a call"
+            )
         check_method_name(method.name, chosen=False, what="callback", taken=CALLBACK_NAMES)
         self._check_open("callback")
         self._site.callbacks.add(method)

@@ -68,8 +68,8 @@ class Replicas:
     def methods(self) -> Mapping[str, Mapping[str, Any]]:
         """What the plugin said it offers, by name."""
         for replica in self.replicas:
-            if replica.hello is not None:
-                return {one["name"]: one for one in replica.hello["methods"]}
+            if replica.methods is not None:
+                return replica.methods
         return {}
 
     def _check_here(self, what: str) -> None:
