@@ -375,8 +375,7 @@ class Group:
             if self.channels and self.channels[0].link.endpoint.reading.turn.mine:
                 raise RuntimeError(
                     f"{future.method}() of plugin {self.name!r} was called from a signal handler "
-                    "which interrupted another call in this thread: let the handler set a flag, or "
-                    "use submit() there and take the result elsewhere"
+                    "which interrupted another call in this thread: let the handler set a flag"
                 )
             if current.get() is None:
                 return future.result()
