@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import functools
+import itertools
 import logging
 import threading
 import time
@@ -81,6 +82,7 @@ class Group:
         self.channels: list[Channel] = []  # those that take calls
         self.pending: deque[CallFuture] = deque()
         self.refusal: BaseException | None = None  # why no more calls are taken
+        self._turns = itertools.count()  # of notifications
         self._drainers = 0  # threads that wait until nothing is under way
         self._parting: set[Channel] = set()  # take no more calls, have some yet
         self._mourned: set[CallFuture] = set()  # lost, and not decided about
@@ -327,11 +329,15 @@ class Group:
     def notify(
         self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], timeout: float | None
     ) -> None:
-        """Send a call that has no answer, to the least busy replica."""
+        """Send a call that has no answer: to the least busy replicas, in turn."""
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            channel = min(self.wait_channels(left), key=lambda one: one.in_flight)
+            channels = self.wait_channels(left)
+            # Nobody says when a notification has run, so none counts as being under way.
+            least = min(one.in_flight for one in channels)
+            idlest = [one for one in channels if one.in_flight == least]
+            channel = idlest[next(self._turns) % len(idlest)]
             try:
                 channel.link.notify(method, args, kwargs, deadline=deadline)
                 return
@@ -374,8 +380,7 @@ class Group:
             if self.channels and self.channels[0].link.endpoint.reading.turn.mine:
                 raise RuntimeError(
                     f"{future.method}() of plugin {self.name!r} was called from a signal handler "
-                    "which interrupted another call in this thread: let the handler set a flag, or "
-                    "use submit() there and take the result elsewhere"
+                    "which interrupted another call in this thread: let the handler set a flag"
                 )
             return future.result()
         except BaseException:
@@ -776,13 +781,19 @@ class Group:
         """This is a forked child: no thread of ours is here, and the lock may be held for ever."""
         self.lock = threading.Lock()
         self.changed = threading.Condition(self.lock)
-        self.channels.clear()
-        self.gate.close()
-        self.pending = deque()
         self.refusal = HubForkedError(
             f"plugin {self.name!r} belongs to the process that this one was forked from; make a "
             "PluginHost here"
         )
+        for channel in self._all():
+            for future, _ in channel.mourners or ():
+                future.forked(self._why_not())
+        for future in self.living_calls():
+            future.forked(self._why_not())
+        self.channels.clear()
+        self._parting.clear()
+        self.gate.close()
+        self.pending = deque()
 
     def living_calls(self) -> list[CallFuture | OpenStream]:
         """All streams, and calls that have a Future, and are not answered. Called with the lock."""

@@ -157,6 +157,17 @@ class CallFuture(Future[Any]):
             self._invoke_callbacks()
         return True
 
+    def forked(self, error: BaseException) -> None:
+        """This is a forked child, where its answer never comes, and nobody lets go of its guard.
+
+        Who waited for it, and who was to be called back, is in the parent.
+        """
+        self._guard, self._made = RLock(), None
+        self._waiters, self._done_callbacks = [], []
+        if not self.over:
+            self._result, self._exception, self.arguments = None, error, None
+            self._state = FINISHED
+
     def cancel(self) -> bool:
         """Cancel it, over there too if it is running: False if it is over already.
 

@@ -6,6 +6,7 @@ Calls go to `_dispatch.Group`, the rest to `_replicas.Replicas`; here are names 
 from __future__ import annotations
 
 import difflib
+import threading
 import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, cast
@@ -62,7 +63,7 @@ class PluginHandle:
     ) -> None:
         self._replicas = replicas
         self._host = host  # a host that is dropped ends its plugins
-        self._timeout = timeout
+        self._timeout = _seconds(timeout)
         self._view = view
         self._retry = retry
         self._pass_all = pass_all
@@ -77,7 +78,7 @@ class PluginHandle:
                 the default is spawn's `call_timeout`.
         """
         timeout = self._own(timeout, kwargs)
-        self._check_kind(method, "call")
+        self._check_kind(method, "call", "call")
         return self._replicas.group.call(method, args, kwargs, timeout, self._view, self._retry)
 
     def submit(
@@ -91,6 +92,7 @@ class PluginHandle:
         Raises:
             QueueFullError, HubClosedError, PluginDiedError: the call is not accepted.
         """
+        self._check_kind(method, "submit", "call")
         future = self._make(method, args, kwargs, self._own(timeout, kwargs))
         self._replicas.group.submit(future)
         return future
@@ -115,9 +117,11 @@ class PluginHandle:
     ) -> None:
         """Call a method and forget it: no result, no error, no word of whether it ran.
 
-        Waits while the plugin restarts.
+        Waits while the plugin restarts. The replicas with the fewest calls get notifications in
+        turn; one that runs does not count as a call, and `watchdog` does not watch it.
         """
         timeout = self._own(timeout, kwargs)
+        self._check_kind(method, "notify", "call")
         self._replicas.group.notify(method, args, kwargs, timeout)
 
     def call_all(
@@ -137,6 +141,7 @@ class PluginHandle:
             again: a replica that died gives a PluginDiedError.
         """
         timeout = self._own(timeout, kwargs)
+        self._check_kind(method, "call_all", "call")
         group = self._replicas.group
         if carries_stream(args, kwargs):
             raise TypeError(
@@ -213,7 +218,7 @@ class PluginHandle:
             PluginDiedError, PluginStartError: all have failed.
             HubClosedError: it was stopped.
         """
-        self._replicas.wait_ready(timeout)
+        self._replicas.wait_ready(_seconds(timeout))
 
     def restart(self, timeout: float | None = None) -> None:
         """Start every replica anew, one after the other; calls wait meanwhile.
@@ -223,8 +228,9 @@ class PluginHandle:
         Raises:
             HubTimeoutError: not done within `timeout` seconds; it goes on.
             PluginStartError, InterfaceError: a replica did not come up.
+            HubClosedError: it was stopped, before or meanwhile.
         """
-        self._replicas.restart(timeout)
+        self._replicas.restart(_seconds(timeout))
 
     def stop(self, timeout: float | None = None) -> None:
         """Wait for the calls, then end all processes in good order; idempotent.
@@ -233,7 +239,7 @@ class PluginHandle:
             timeout: seconds for calls to end before they are cancelled; None: the host's
                 `stop_timeout`. A process that does not leave after that gets SIGTERM, then SIGKILL.
         """
-        self._host._stop([self._replicas], timeout)
+        self._host._stop([self._replicas], self._host._deadline(timeout))
 
     def kill(self) -> None:
         """End all processes at once, with SIGKILL, and start none again; idempotent."""
@@ -267,9 +273,7 @@ class PluginHandle:
         if self._pass_all:
             kwargs["timeout"] = timeout
             return self._timeout
-        if timeout is not None and not timeout >= 0:
-            raise ValueError(f"timeout must be None or seconds from 0, not {timeout!r}")
-        return timeout
+        return _seconds(timeout)
 
     def _prepare(
         self,
@@ -281,14 +285,15 @@ class PluginHandle:
         kind: Literal["call", "stream"],
     ) -> CallFuture:
         """What is to be submitted for `call` or `stream`."""
-        self._check_kind(method, kind)
+        self._check_kind(method, kind, kind)
         future = self._make(method, args, kwargs, self._own(timeout, kwargs))
         future.kind = kind
         return future
 
-    def _check_kind(self, method: str, used: Literal["call", "stream"]) -> None:
+    def _check_kind(self, method: str, used: str, wanted: Literal["call", "stream"]) -> None:
+        """Is the method one for what was `used`? One that is not known yet may be."""
         kind = self._kind(method)
-        if kind is None or kind == used:
+        if kind is None or kind == wanted:
             return
         is_one, instead = ("a", "stream") if kind == "stream" else ("no", "call")
         raise TypeError(
@@ -344,6 +349,15 @@ class PluginHandle:
         bound.__qualname__ = f"{self.name}.{name}"
         bound.__doc__ = methods[name].get("doc") or None
         return bound
+
+
+def _seconds(timeout: float | None) -> float | None:
+    """A timeout that can be waited for: nobody sees the end of a longer one."""
+    if timeout is None:
+        return None
+    if not timeout >= 0:  # NaN is not, either
+        raise ValueError(f"timeout must be None or seconds from 0, not {timeout!r}")
+    return min(timeout, threading.TIMEOUT_MAX)
 
 
 class Methods:

@@ -10,6 +10,7 @@ import logging
 import math
 import os
 import sys
+import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -198,7 +199,8 @@ class PluginHost:
             max_attempts: how often a call may run when replicas die of it.
             max_pending: calls that may wait for a replica; None: any number.
             call_timeout: seconds, for calls that say nothing else.
-            watchdog: a replica is killed when one call has been running for so many seconds.
+            watchdog: a replica is killed when one call has been running for so many seconds;
+                streams and notifications are not watched.
             start_timeout: seconds until a process must have said hello; None: for ever.
             codec: None: the host's.
             rlimits, nice, cpus: what each process may use, see `rlimits` in docs/plugins.md.
@@ -265,7 +267,7 @@ class PluginHost:
             waiting=self._site.waiting,
         )
         made = Replicas(plan, replicas, site=self._site, group=group, watchdog=watchdog)
-        self._site.all.append(made)
+        self._site.take(made)
         made.start()
         return PluginHandle(made, self, timeout=call_timeout)
 
@@ -285,12 +287,18 @@ class PluginHost:
 
         Raises:
             ValueError: the name cannot be called, or is taken.
+            TypeError: it is no function, or a generator: plugins cannot read a stream of the host.
         """
         if function is None:
             return lambda one: self.callback(one, name=name)
         if not callable(function):
             raise TypeError(f"callback({function!r}): not a function")
         method = Method.of(function, name=name)
+        if method.kind == "stream":
+            raise TypeError(
+                f"callback({method.name!r}): it is a generator, and plugins cannot read a stream "
+                "of the host; return a list, or pass a generator as an argument of a call"
+            )
         check_method_name(method.name, chosen=False, what="callback", taken=CALLBACK_NAMES)
         self._check_open("callback")
         self._site.callbacks.add(method)
@@ -322,24 +330,29 @@ class PluginHost:
         """
         if self._site.closed or self._site.forked:
             return
-        self._stop(list(self._site.all), timeout)
+        deadline = self._deadline(timeout)  # a wrong one closes nothing
+        self._stop(self._site.begin_close(), deadline)
         self._last_resort.detach()
         self._site.close()
 
     def kill_all(self) -> None:
         """End all processes at once, with SIGKILL, and start none again."""
+        self._site.check_not_forked("kill_all")
         for one in list(self._site.all):
             one.kill()
 
-    def _stop(self, those: list[Replicas], timeout: float | None) -> None:
-        """End some plugins, all at the same time."""
+    def _deadline(self, timeout: float | None) -> float:
+        """Until when a stop that begins now waits for calls."""
         self._site.check_not_forked("stop")
         if timeout is None:
             timeout = self._stop_timeout
         _check_number("timeout", timeout, 0)
         if self._site.loop.is_here:
             raise RuntimeError("a plugin host cannot be stopped from its own thread")
-        deadline = time.monotonic() + timeout
+        return time.monotonic() + min(timeout, threading.TIMEOUT_MAX)
+
+    def _stop(self, those: list[Replicas], deadline: float) -> None:
+        """End some plugins, all at the same time."""
         try:
             for one in those:
                 one.begin_stop()
@@ -381,7 +394,7 @@ def _abandon(site: Site) -> None:
     """Nobody has the host any more, or the program ends: no waiting for calls."""
     if site.closed or site.forked:
         return
-    for one in list(site.all):
+    for one in site.begin_close():
         one.kill()
     site.close()
 

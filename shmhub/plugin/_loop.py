@@ -23,6 +23,9 @@ __all__ = ["Loop", "Timer"]
 
 logger = logging.getLogger("shmhub.plugin")
 
+# epoll takes at most INT_MAX milliseconds, 25 days: a loop that waits for longer looks again.
+_LONGEST_SECONDS = 86400.0
+
 
 class Timer:
     """Something to be done at a moment, unless it is cancelled before."""
@@ -128,7 +131,7 @@ class Loop:
             return 0.0
         if not self._timers:
             return None
-        return max(0.0, self._timers[0][0] - time.monotonic())
+        return min(_LONGEST_SECONDS, max(0.0, self._timers[0][0] - time.monotonic()))
 
     def _guarded(self, function: Callable[..., Any], *arguments: Any) -> None:
         try:

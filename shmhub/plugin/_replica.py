@@ -99,7 +99,7 @@ class Replica:
         self.state: State = "starting"
         self.history = RestartHistory(plan.restart)
         self.error: ShmhubError | Exception | None = None  # why it failed
-        self.hello: Mapping[str, Any] | None = None
+        self.methods: Mapping[str, Mapping[str, Any]] | None = None  # what it said it offers
         self.first = True  # nobody has seen it ready yet
         self._life: _Life | None = None
         self._restart: Timer | None = None
@@ -174,7 +174,7 @@ class Replica:
             return
         methods = {one["name"]: one for one in hello["methods"]}
         life.channel = Channel(self.index, life.process.pid, link, int(hello["threads"]), methods)
-        self.hello = hello
+        self.methods = methods
         self.first = False
         self._set("ready")
         self.group.add(life.channel)

@@ -5,6 +5,7 @@ The other half of a handle: `_dispatch.Group` has the calls, this has the lives.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -67,8 +68,8 @@ class Replicas:
     def methods(self) -> Mapping[str, Mapping[str, Any]]:
         """What the plugin said it offers, by name."""
         for replica in self.replicas:
-            if replica.hello is not None:
-                return {one["name"]: one for one in replica.hello["methods"]}
+            if replica.methods is not None:
+                return replica.methods
         return {}
 
     def _check_here(self, what: str) -> None:
@@ -82,14 +83,16 @@ class Replicas:
 
         Raises:
             PluginStartError, InterfaceError, PeerLimitError: one is not; the others are ended.
+            HubClosedError: it was stopped, before or meanwhile.
         """
         try:
             for replica in self.replicas:
-                self.site.loop.post(replica.start)
+                self.site.loop.post(self._start, replica)
             with self._changed:
                 self._changed.wait_for(
                     lambda: (
-                        all(one.state == "ready" for one in self.replicas)
+                        self._stopping
+                        or all(one.state == "ready" for one in self.replicas)
                         or any(one.state in _OVER for one in self.replicas)
                     )
                 )
@@ -103,6 +106,11 @@ class Replicas:
             raise
         if self.watchdog is not None:
             self.site.loop.post(self._watch)
+
+    def _start(self, replica: Replica) -> None:
+        with self._changed:  # as in `_renew`
+            if not self._stopping:
+                replica.start()
 
     def state_changed(self) -> None:
         with self._changed:
@@ -154,6 +162,11 @@ class Replicas:
         """Start every replica anew, one after the other, each after its calls have ended.
 
         One that has failed for good is given another chance.
+
+        Raises:
+            HubTimeoutError: not within `timeout` seconds.
+            PluginStartError, InterfaceError: a replica did not come up.
+            HubClosedError: it was stopped, before or meanwhile.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         self._check_here("restart")
@@ -177,25 +190,30 @@ class Replicas:
                         f"restart of plugin {self.name!r}: replica {replica.index} is not ready "
                         f"again after {timeout} s"
                     )
+            self._check_here("restart")
             if replica.state == "failed" and replica.error is not None:
                 raise replica.error
 
     def _renew(self, replica: Replica, begun: threading.Event) -> None:
-        self.group.accept()
-        replica.history = RestartHistory(self.plan.restart)
-        replica.first = True  # the next failure is told to who has asked for it, not tried again
-        replica.error = None
-        if replica.state == "failed":
-            replica.start()
-        else:
-            replica.stop(_LEAVE_SECONDS * 5, restart=True)
+        with self._changed:  # whoever stops it meanwhile finds all of this done, or nothing
+            if not self._stopping:
+                self.group.accept()
+                replica.history = RestartHistory(self.plan.restart)
+                # The next failure is told to who has asked for it, not tried again.
+                replica.first = True
+                replica.error = None
+                if replica.state == "failed":
+                    replica.start()
+                else:
+                    replica.stop(_LEAVE_SECONDS * 5, restart=True)
         begun.set()
 
     # The end
 
     def begin_stop(self) -> None:
-        """Take no more calls."""
-        self._stopping = True
+        """Take no more calls, and start no process."""
+        with self._changed:
+            self._stopping = True
         self.group.refuse(
             HubClosedError(f"plugin {self.name!r} was stopped, it takes no more calls"),
             pending=False,
@@ -227,6 +245,7 @@ class Replicas:
             ended = self._changed.wait_for(
                 lambda: all(one.state in _OVER for one in self.replicas), _KILL_SECONDS
             )
+            self._changed.notify_all()  # nobody else may: the site is about to forget it
         if not ended:
             logger.error(
                 "plugin %s: not even SIGKILL ends %s",
@@ -235,5 +254,5 @@ class Replicas:
             )
         self.group.refuse(HubClosedError(f"plugin {self.name!r} was stopped"))
         self.group.end()
-        if self in self.site.all:
+        with contextlib.suppress(ValueError):  # another thread has waited for it, too
             self.site.all.remove(self)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 from queue import SimpleQueue
@@ -9,6 +10,8 @@ from queue import SimpleQueue
 from shmhub.plugin._quiet import Quiet
 
 __all__ = ["Sender"]
+
+logger = logging.getLogger("shmhub.plugin")
 
 
 class Sender:
@@ -53,5 +56,9 @@ class Sender:
             try:
                 while self._send_next(quiet):
                     pass
+            except BaseException:
+                # An argument that raises SystemExit when it is pickled ends its own call, not this.
+                logger.exception("a call that waited could not be sent, in %s", self._name)
+                self.wake()  # for those behind it
             finally:
                 quiet.end()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import threading
 import weakref
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -52,6 +53,8 @@ class Site:
     ) -> None:
         self.on_event = on_event
         self.all: list[Replicas] = []
+        self._taking = threading.RLock()  # once more by a signal handler that closes the host
+        self._closing = False
         self.closed = False
         self.forked = False
         self._replicas: dict[Link, Replica] = {}
@@ -98,7 +101,7 @@ class Site:
             self.loop.post(function, *arguments)
 
     def state_changed(self, replica: Replica) -> None:
-        for one in self.all:
+        for one in list(self.all):  # those that have ended go meanwhile
             if replica in one.replicas:
                 one.state_changed()
 
@@ -113,11 +116,29 @@ class Site:
                 "make one here"
             )
 
+    def take(self, made: Replicas) -> None:
+        """A plugin is about to be started: whoever closes this ends it, too.
+
+        Raises:
+            HubClosedError: that has begun already.
+        """
+        with self._taking:
+            if self._closing:
+                raise HubClosedError(f"spawn {made.name!r}: this PluginHost is closed")
+            self.all.append(made)
+
+    def begin_close(self) -> list[Replicas]:
+        """Take no more plugins; those that are to be ended before `close`."""
+        with self._taking:
+            self._closing = True
+            return list(self.all)
+
     def close(self) -> None:
         """End the threads and the hub. All replicas have ended by now."""
-        if self.closed or self.forked:
-            return
-        self.closed = True
+        with self._taking:
+            if self.closed or self.forked:
+                return
+            self.closed = True
         _SITES.discard(self)
         self.engine.close()
         self.loop.close()

@@ -6,12 +6,14 @@ import contextlib
 import sys
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import shmhub
 from shmhub.testing import wait_for_slots
 from tests.support.environment import PATIENCE
+from tests.support.gate import Gate
 from tests.support.plugins import ZOO, Events, events, host, write_plugin
 
 __all__ = ["events", "host"]  # fixtures
@@ -159,3 +161,27 @@ def test_a_plugin_that_writes_to_every_descriptor_it_has(
     assert zoo.replicas[0].restarts == 0
     assert host.hub.fsck().clean
     assert zoo.echo(bytes(300_000)) == bytes(300_000)
+
+
+class _Exits:
+    """What ends a program when it is pickled."""
+
+    def __reduce__(self) -> Any:
+        raise SystemExit("not to be pickled")
+
+
+def test_an_argument_that_exits_when_it_is_pickled_ends_its_call_alone(
+    host: shmhub.PluginHost, tmp_path: Path
+) -> None:
+    gate = Gate(tmp_path)
+    zoo = host.spawn(ZOO)
+    running = zoo.submit("gate", gate.paths)
+    gate.wait_entered()
+    before = [zoo.submit("echo", number) for number in range(40)]  # not all are sent ahead
+    bad, behind = zoo.submit("echo", _Exits()), zoo.submit("echo", 40)
+    gate.let_go()
+    assert [one.result(PATIENCE) for one in (running, *before)] == [None, *range(40)]
+    assert isinstance(bad.exception(PATIENCE), SystemExit)
+    assert behind.result(PATIENCE) == 40
+    assert zoo.submit("echo", 41).result(PATIENCE) == 41
+    gate.close()

@@ -6,6 +6,7 @@ import concurrent.futures
 import os
 import pickle
 import threading
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -310,3 +311,25 @@ def test_large_payloads_both_ways_leave_no_slot(host: shmhub.PluginHost) -> None
         lambda: sum(one.owned for one in host.statistics().size_classes) == 0,
         "all slots to be free",
     )
+
+
+@pytest.mark.parametrize("way", ["call", "submit", "notify", "call_all"])
+def test_a_generator_method_is_for_stream_alone(zoo: shmhub.PluginHandle, way: str) -> None:
+    with pytest.raises(
+        TypeError, match=rf"^{way}\('count'\): it is a generator.*: use stream\(\)$"
+    ):
+        getattr(zoo, way)("count", 3)
+    with pytest.raises(TypeError, match=r"it is no generator.*: use call\(\)$"):
+        zoo.stream("echo", 3)
+
+
+def test_a_generator_cannot_be_a_callback(host: shmhub.PluginHost) -> None:
+    def numbers() -> Iterator[int]:
+        yield 1
+
+    async def later() -> AsyncIterator[int]:
+        yield 1
+
+    for function in (numbers, later):
+        with pytest.raises(TypeError, match="it is a generator"):
+            host.callback(function)

@@ -212,3 +212,53 @@ def test_a_forked_child_is_told_and_leaves_the_parents_alone() -> None:
         """
     )
     assert done.stdout.split() == ["HubForkedError"] * 8 + ["own", "parent", "0"], done
+
+
+def test_in_a_forked_child_calls_of_the_parent_are_over(gate: Gate) -> None:
+    done = run_program(
+        f"""
+        import concurrent.futures, os, signal, sys, threading, shmhub
+        called = []
+        held, forked = threading.Event(), threading.Event()
+        def hold(future):
+            with future._guard:
+                held.set()
+                forked.wait()
+        with shmhub.PluginHost(echo=False) as host:
+            zoo = host.spawn({ZOO!r})
+            running, cancelled = (zoo.submit("gate", sys.argv[1:]) for _ in range(2))
+            waiting = [zoo.submit("echo", number) for number in range(3)]
+            cancelled.cancel()
+            waiting[0].add_done_callback(called.append)
+            # As if another thread of the parent's were just giving it its outcome.
+            holding = threading.Thread(target=hold, args=[running])
+            holding.start()
+            held.wait()
+            pid = os.fork()
+            if pid == 0:
+                signal.alarm({int(PATIENCE)})  # rather than wait for ever
+                concurrent.futures.wait([running, *waiting])
+                for one in (running, *waiting, cancelled):
+                    try:
+                        one.result()
+                    except BaseException as error:
+                        print(type(error).__name__)
+                    assert not one.cancel() or one is cancelled
+                try:
+                    host.kill_all()
+                except shmhub.HubForkedError as error:
+                    print(str(error).partition(":")[0])
+                print(*called)
+                sys.stdout.flush()
+                os._exit(0)
+            assert os.waitpid(pid, 0)[1] == 0
+            forked.set()
+            holding.join()
+            for _ in range(2):
+                os.write(os.open(sys.argv[2], os.O_RDWR), b".")
+            print([one.result() for one in (running, *waiting)])
+        """,
+        *gate.paths,
+    )
+    expected = [*["HubForkedError"] * 4, "CancelledError", "kill_all", "", "[None, 0, 1, 2]"]
+    assert done.stdout.splitlines() == expected, done

@@ -237,3 +237,19 @@ def test_a_deadline_while_nothing_is_ready(host: shmhub.PluginHost, tmp_path: Pa
         handle.wait_ready(0.1)
     assert time.monotonic() - began >= 0.4
     assert handle.state in ("restarting", "starting")
+
+
+def test_notifications_go_to_the_least_busy_replicas_in_turn(
+    host: shmhub.PluginHost, gate: Gate
+) -> None:
+    zoo = host.spawn(ZOO, replicas=3)
+    for number in range(6):
+        zoo.notify("remember", number)
+    assert [len(one) for one in zoo.call_all("remembered")] == [2, 2, 2]
+    busy = zoo.submit("gate", gate.paths)
+    gate.wait_entered()
+    for number in range(4):
+        zoo.notify("remember", number)
+    gate.let_go()
+    busy.result(PATIENCE)
+    assert sorted(len(one) for one in zoo.call_all("remembered")) == [2, 4, 4]

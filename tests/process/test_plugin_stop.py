@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 
 import shmhub
-from tests.support.environment import BRIEF, PATIENCE
+from tests.support.environment import BRIEF, PATIENCE, ROOT
 from tests.support.gate import Gate
 from tests.support.plugins import (
     ZOO,
@@ -28,6 +29,7 @@ from tests.support.plugins import (
     wait_ended,
     write_plugin,
 )
+from tests.support.waiting import until
 
 __all__ = ["events", "host"]  # fixtures
 
@@ -314,3 +316,130 @@ def test_a_rolling_restart_loses_no_call(host: shmhub.PluginHost) -> None:
     futures += [zoo.submit("echo", number) for number in range(300, 600)]
     assert [one.result(PATIENCE) for one in futures] == list(range(600))
     assert not set(before) & set(zoo.call_all("process"))
+
+
+@pytest.mark.parametrize("how", ["kill", "stop", "close"])
+def test_a_restart_starts_nothing_after_the_end(
+    host: shmhub.PluginHost, events: Events, how: str
+) -> None:
+    zoo = host.spawn(ZOO, replicas=3)
+    os.kill(zoo.replicas[0].pid or 0, signal.SIGSTOP)
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        restarting = pool.submit(zoo.restart)
+        until(lambda: zoo.replicas[0].state == "stopping", "the restart to begin")
+        if how == "kill":
+            zoo.kill()
+        else:
+            {"stop": zoo.stop, "close": host.close}[how](0)
+        with pytest.raises(shmhub.HubClosedError, match="was stopped"):
+            restarting.result(PATIENCE)
+    assert [(one.state, one.pid) for one in zoo.replicas] == [("stopped", None)] * 3
+    host.close()  # so that all events have come
+    assert events.kinds.count("started") == 3
+
+
+def test_a_restart_that_comes_late_changes_nothing(host: shmhub.PluginHost) -> None:
+    zoo = host.spawn(ZOO)
+    zoo.kill()
+    made, begun = zoo._replicas, threading.Event()
+    made.site.loop.post(made._renew, made.replicas[0], begun)  # as by a restart in another thread
+    assert begun.wait(PATIENCE)
+    assert (zoo.state, zoo.pid) == ("stopped", None)
+    with pytest.raises(shmhub.HubClosedError, match="was stopped"):
+        zoo.submit("echo", 1)
+
+
+def test_a_spawn_that_meets_a_close_raises_and_leaves_no_process(
+    leak_check: None, events: Events, gate: Gate
+) -> None:
+    host = host_with(on_event=events, stop_timeout=PATIENCE)
+    zoo = host.spawn(ZOO)
+    running = zoo.submit("gate", gate.paths)
+    gate.wait_entered()
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        closing = pool.submit(host.close)
+        until(lambda: zoo._replicas.group._drainers, "the close to wait for the call")
+        with pytest.raises(shmhub.HubClosedError, match="is closed"):
+            host.spawn(ZOO)
+        gate.let_go()
+        closing.result(PATIENCE)
+    running.result(0)
+    assert events.kinds.count("started") == 1
+
+
+@pytest.mark.parametrize("how", ["closed, then taken", "taken, then closed", "taken, then killed"])
+def test_an_end_in_the_midst_of_a_spawn(
+    leak_check: None, events: Events, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = host_with(on_event=events)
+    take = host._site.take
+    end = host.kill_all if how.endswith("killed") else host.close
+
+    def meanwhile(made: Any) -> None:
+        if how.startswith("taken"):
+            take(made)
+        end()
+        if how.startswith("closed"):
+            take(made)
+
+    monkeypatch.setattr(host._site, "take", meanwhile)
+    with pytest.raises(shmhub.HubClosedError):
+        host.spawn(ZOO, replicas=2)
+    if not host.closed:
+        come_by = threading.Event()
+        host._site.loop.post(come_by.set)  # behind whatever the spawn has asked for
+        assert come_by.wait(PATIENCE)
+    host.close()
+    assert events.kinds.count("started") == 0
+
+
+def test_a_close_ends_a_spawn_that_waits_for_its_plugin(
+    leak_check: None, events: Events, gate: Gate, tmp_path: Path
+) -> None:
+    path = write_plugin(
+        tmp_path,
+        f"""
+        import sys
+        sys.path.append({str(ROOT)!r})
+        from tests.support.gate import pass_gate
+        pass_gate(*{gate.paths})
+        """,
+    )
+    host = host_with(on_event=events)
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        spawning = pool.submit(host.spawn, path, start_timeout=None)
+        gate.wait_entered()
+        host.close(0)
+        with pytest.raises(shmhub.HubClosedError, match="closed meanwhile"):
+            spawning.result(PATIENCE)
+    wait_ended(events.wait("started").pid or 0)
+
+
+def test_a_close_that_is_refused_closes_nothing(host: shmhub.PluginHost) -> None:
+    with pytest.raises(ValueError, match="timeout must be"):
+        host.close(-1)
+    assert host.spawn(ZOO).echo(1) == 1
+
+
+def test_one_plugin_that_goes_does_not_hide_what_happens_to_the_next(
+    host: shmhub.PluginHost,
+) -> None:
+    site = host._site
+    replica: Any = object()
+    told = threading.Event()
+
+    class Leaving:
+        @property
+        def replicas(self) -> tuple[Any, ...]:
+            site.all.remove(self)  # type: ignore[arg-type]
+            return ()
+
+    class Staying:
+        replicas = (replica,)
+        state_changed = told.set
+
+    before: list[Any] = [Leaving(), Staying()]
+    site.all.extend(before)
+    site.state_changed(replica)
+    site.all.remove(before[1])
+    assert told.is_set()
