@@ -785,11 +785,9 @@ class Group:
             f"plugin {self.name!r} belongs to the process that this one was forked from; make a "
             "PluginHost here"
         )
-        for channel in self._all():
-            for future, _ in channel.mourners or ():
-                future.forked(self._why_not())
         for future in self.living_calls():
-            future.forked(self._why_not())
+            if isinstance(future, CallFuture):
+                future.forked(self._why_not())
         self.channels.clear()
         self._parting.clear()
         self.gate.close()
