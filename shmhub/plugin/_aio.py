@@ -1,7 +1,9 @@
 """PluginHost for asyncio: `shmhub.aio.PluginHost`, the same meaning with `await`.
 
 Over the synchronous host: its threads read answers, start and end processes; a task waits for a
-Future. What copies more than a megabyte, or may wait, runs in threads, never in the loop.
+Future. What copies more than a megabyte, or may wait, runs in threads, never in the loop: copies
+in a few that all share, whatever waits for a plugin in a thread of its own. No number of waits
+holds up a copy, or the end.
 """
 
 from __future__ import annotations
@@ -10,8 +12,9 @@ import asyncio
 import contextlib
 import functools
 import inspect
+import threading
 from collections.abc import AsyncIterator, Callable, Coroutine
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -31,8 +34,8 @@ __all__ = ["AsyncMethods", "AsyncPluginHandle", "AsyncStream", "PluginHost"]
 
 LARGE = 1 << 20
 """Bytes of arguments from which on they are copied off the loop."""
-THREADS = 32
-"""At most: starts, ends and large copies that wait at the same time."""
+COPIERS = 4
+"""Threads for large copies."""
 
 
 class PluginHost:
@@ -56,7 +59,7 @@ class PluginHost:
             options["on_event"] = self._in_loop(on_event)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._sync = SyncPluginHost(*args, **options)
-        self._threads = ThreadPoolExecutor(THREADS, "shmhub asyncio")
+        self._copiers = ThreadPoolExecutor(COPIERS, "shmhub asyncio copy")
 
     async def spawn(self, target: TargetArgument, **options: Any) -> AsyncPluginHandle:
         """Start a plugin; returns when all its replicas have said what they offer.
@@ -66,8 +69,7 @@ class PluginHost:
         Args:
             target, options: as for `shmhub.PluginHost.spawn`.
         """
-        start = functools.partial(self._sync.spawn, target, **options)
-        starting = self._enter().run_in_executor(self._threads, start)
+        starting = self._in_own_thread(self._sync.spawn, target, **options)
         try:
             return AsyncPluginHandle(await asyncio.shield(starting), self)
         except asyncio.CancelledError:
@@ -76,8 +78,7 @@ class PluginHost:
 
     def _end_unwanted(self, starting: asyncio.Future[PluginHandle]) -> None:
         if not starting.cancelled() and starting.exception() is None:
-            with contextlib.suppress(RuntimeError):  # closed meanwhile: then it has ended, too
-                self._threads.submit(starting.result().kill)
+            self._in_own_thread(starting.result().kill)
 
     def callback(
         self, function: Callable[..., Any] | None = None, /, *, name: str | None = None
@@ -144,16 +145,15 @@ class PluginHost:
         """Whatever becomes of the task, nothing is left running."""
         if self._sync.closed:
             return
-        closing = self._enter().run_in_executor(self._threads, close)
+        closing = self._in_own_thread(close)
         try:
             await asyncio.shield(closing)
         except asyncio.CancelledError:
-            self._sync.kill_all()
-            await asyncio.wait([closing])
+            await asyncio.wait([closing, self._in_own_thread(self._sync.kill_all)])
             raise
         finally:
             if closing.done():
-                self._threads.shutdown(wait=False)
+                self._copiers.shutdown(wait=False)
 
     def _enter(self) -> asyncio.AbstractEventLoop:
         loop = asyncio.get_running_loop()
@@ -163,8 +163,18 @@ class PluginHost:
             raise RuntimeError(f"{self!r} belongs to another event loop")
         return loop
 
-    def _call_in_thread(self, function: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:
-        return self._enter().run_in_executor(self._threads, function, *args)
+    def _in_own_thread(
+        self, function: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> asyncio.Future[Any]:
+        """Run what may wait for ever; it goes on when the future is cancelled."""
+        outcome: Future[Any] = Future()
+        outcome.set_running_or_notify_cancel()
+        waiting = asyncio.wrap_future(outcome, loop=self._enter())
+        run = functools.partial(function, *args, **kwargs)
+        threading.Thread(
+            target=_run_into, args=(outcome, run), name="shmhub asyncio", daemon=True
+        ).start()
+        return waiting
 
 
 class AsyncPluginHandle:
@@ -205,15 +215,26 @@ class AsyncPluginHandle:
         self, method: str, /, *args: Any, timeout: float | None = UNSET, **kwargs: Any
     ) -> None:
         """Call a method and forget it."""
-        send = functools.partial(self._sync.notify, method, *args, timeout=timeout, **kwargs)
-        await self._host._call_in_thread(send)
+        await self._host._in_own_thread(self._sync.notify, method, *args, timeout=timeout, **kwargs)
 
     async def call_all(
         self, method: str, /, *args: Any, timeout: float | None = UNSET, **kwargs: Any
     ) -> list[Any]:
-        """Call on every replica that is ready, and wait for all."""
-        call = functools.partial(self._sync.call_all, method, *args, timeout=timeout, **kwargs)
-        return await self._host._call_in_thread(call)  # type: ignore[no-any-return]
+        """Call on every replica that is ready, and wait for all. Cancelling it cancels them."""
+        submitting: asyncio.Future[list[CallFuture]] = self._host._in_own_thread(
+            self._sync._submit_all, method, args, kwargs, timeout
+        )
+        try:
+            futures = await asyncio.shield(submitting)
+        except asyncio.CancelledError:
+            submitting.add_done_callback(_cancel_unwanted)
+            raise
+        answers = [asyncio.wrap_future(future) for future in futures]
+        try:
+            await asyncio.gather(*answers, return_exceptions=True)
+            return [answer.result() for answer in answers]
+        finally:
+            del futures, answers  # or an error's traceback would keep itself alive
 
     def options(
         self, *, timeout: float | None = UNSET, view: bool = UNSET, retry: bool | None = UNSET
@@ -228,7 +249,7 @@ class AsyncPluginHandle:
         submit = self._sync._replicas.group.submit
         try:
             if large:
-                await loop.run_in_executor(self._host._threads, submit, future)
+                await loop.run_in_executor(self._host._copiers, submit, future)
             else:
                 submit(future)
         except BaseException:
@@ -267,15 +288,15 @@ class AsyncPluginHandle:
 
     async def wait_ready(self, timeout: float | None = None) -> None:
         """Wait until all replicas, save those that failed for good, take calls."""
-        await self._host._call_in_thread(self._sync.wait_ready, timeout)
+        await self._host._in_own_thread(self._sync.wait_ready, timeout)
 
     async def restart(self, timeout: float | None = None) -> None:
         """Start every replica anew, one after the other; calls wait meanwhile."""
-        await self._host._call_in_thread(self._sync.restart, timeout)
+        await self._host._in_own_thread(self._sync.restart, timeout)
 
     async def stop(self, timeout: float | None = None) -> None:
         """Wait for the calls, then end all processes in good order; idempotent."""
-        await self._host._call_in_thread(self._sync.stop, timeout)
+        await self._host._in_own_thread(self._sync.stop, timeout)
 
     def kill(self) -> None:
         """End all processes at once, with SIGKILL, and start none again; idempotent."""
@@ -385,6 +406,23 @@ class AsyncStream:
         traceback: TracebackType | None,
     ) -> None:
         await self.aclose()
+
+
+def _run_into(outcome: Future[Any], function: Callable[[], Any]) -> None:
+    try:
+        value = function()
+    except BaseException as error:
+        outcome.set_exception(error)
+    else:
+        outcome.set_result(value)
+    finally:
+        del outcome  # or an error's traceback would keep itself alive
+
+
+def _cancel_unwanted(submitting: asyncio.Future[list[CallFuture]]) -> None:
+    if not submitting.cancelled() and submitting.exception() is None:
+        for future in submitting.result():
+            future.cancel()
 
 
 def _size(value: Any) -> int:

@@ -136,20 +136,7 @@ class PluginHandle:
             what the first of them raised, in that order, when all have ended. Nothing is tried
             again: a replica that died gives a PluginDiedError.
         """
-        timeout = self._own(timeout, kwargs)
-        group = self._replicas.group
-        if carries_stream(args, kwargs):
-            raise TypeError(
-                f"call_all({method!r}): a generator among the arguments can be read by one replica "
-                "only; pass a list"
-            )
-        deadline = None if timeout is None else time.monotonic() + timeout
-        futures: list[CallFuture] = []
-        channels: list[Channel] = group.wait_channels(timeout)
-        for channel in sorted(channels, key=lambda one: one.index):
-            future = group.make(method, args, kwargs, deadline, self._view, self._retry)
-            futures.append(future)
-            group.submit_to(channel, future)
+        futures = self._submit_all(method, args, kwargs, timeout)
         try:
             for future in futures:
                 future.exception()
@@ -285,6 +272,26 @@ class PluginHandle:
         future = self._make(method, args, kwargs, self._own(timeout, kwargs))
         future.kind = kind
         return future
+
+    def _submit_all(
+        self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], timeout: float | None
+    ) -> list[CallFuture]:
+        """What `call_all` waits for; waits itself until there is a replica that is ready."""
+        timeout = self._own(timeout, kwargs)
+        group = self._replicas.group
+        if carries_stream(args, kwargs):
+            raise TypeError(
+                f"call_all({method!r}): a generator among the arguments can be read by one replica "
+                "only; pass a list"
+            )
+        deadline = None if timeout is None else time.monotonic() + timeout
+        futures: list[CallFuture] = []
+        channels: list[Channel] = group.wait_channels(timeout)
+        for channel in sorted(channels, key=lambda one: one.index):
+            future = group.make(method, args, kwargs, deadline, self._view, self._retry)
+            futures.append(future)
+            group.submit_to(channel, future)
+        return futures
 
     def _check_kind(self, method: str, used: Literal["call", "stream"]) -> None:
         kind = self._kind(method)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import threading
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -17,6 +19,8 @@ from tests.support.gate import Gate
 from tests.support.plugins import ZOO, wait_ended, write_plugin
 
 pytestmark = [pytest.mark.time_limit(120), pytest.mark.usefixtures("leak_check")]
+
+CROWD = 40  # more than any pool of threads has
 
 Body = Callable[[shmhub.aio.PluginHost], Coroutine[Any, Any, None]]
 
@@ -64,7 +68,8 @@ def test_large_arguments_arrive_whole() -> None:
     run(body)
 
 
-def test_a_cancelled_call_is_cancelled_over_there(tmp_path: Path) -> None:
+@pytest.mark.parametrize("call", ["call", "call_all"])
+def test_a_cancelled_call_is_cancelled_over_there(tmp_path: Path, call: str) -> None:
     target = write_plugin(
         tmp_path,
         """
@@ -90,7 +95,7 @@ def test_a_cancelled_call_is_cancelled_over_there(tmp_path: Path) -> None:
 
     async def body(host: shmhub.aio.PluginHost) -> None:
         waiting = await host.spawn(target)
-        task = waiting.submit("wait", str(begun))
+        task = asyncio.ensure_future(getattr(waiting, call)("wait", str(begun)))
         while not begun.exists():
             await asyncio.sleep(0.01)
         task.cancel()
@@ -175,6 +180,52 @@ def test_the_loop_runs_while_calls_wait(tmp_path: Path) -> None:
         run(body)
     finally:
         gate.close()
+
+
+def test_no_number_of_waits_holds_up_the_end_or_a_copy(tmp_path: Path) -> None:
+    gate = Gate(tmp_path)
+
+    async def body(host: shmhub.aio.PluginHost) -> None:
+        zoo = await host.spawn(ZOO)
+        busy = await host.spawn(ZOO, name="busy", threads=CROWD)
+        calls = [asyncio.ensure_future(busy.call_all("gate", gate.paths)) for _ in range(CROWD)]
+        await asyncio.to_thread(gate.wait_entered, CROWD)
+
+        slow = shmhub.RestartPolicy(backoff=3600, backoff_max=3600)
+        dead = await host.spawn(ZOO, name="dead", restart=slow)
+        with pytest.raises(shmhub.PluginDiedError):
+            await dead.die()
+        waits = [asyncio.ensure_future(dead.wait_ready()) for _ in range(CROWD)]
+        sends = [asyncio.ensure_future(dead.notify("echo")) for _ in range(CROWD)]
+        payload = bytes(2 << 20)
+        assert await asyncio.wait_for(zoo.echo(payload), PATIENCE) == payload
+
+        pid = busy.pid
+        assert pid is not None
+        os.kill(pid, signal.SIGSTOP)
+        calls[0].cancel()
+        await asyncio.wait_for(host.close(timeout=0), PATIENCE)
+        outcomes = await asyncio.gather(*calls, *waits, *sends, return_exceptions=True)
+        assert {type(one) for one in outcomes[:CROWD]} == {asyncio.CancelledError}
+        assert {type(one) for one in outcomes[CROWD:]} == {shmhub.HubClosedError}
+
+    try:
+        run(body)
+    finally:
+        gate.close()
+
+
+def test_call_all_has_one_deadline_and_gives_the_first_error() -> None:
+    async def body(host: shmhub.aio.PluginHost) -> None:
+        zoo = await host.spawn(ZOO, replicas=2)
+        with pytest.raises(ValueError, match="no"):
+            await zoo.call_all("fail", "no")
+        with pytest.raises(shmhub.HubTimeoutError):
+            await zoo.call_all("echo", timeout=0)
+        with pytest.raises(TypeError, match="generator"):
+            await zoo.call_all("total", (number for number in range(3)))
+
+    run(body)
 
 
 def test_leaving_with_an_error_leaves_no_process(tmp_path: Path) -> None:
