@@ -13,6 +13,7 @@ import contextlib
 import functools
 import inspect
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
@@ -379,14 +380,22 @@ class AsyncStream:
             raise StopAsyncIteration
         stream = await self._open()
         while True:
+            deadline = stream._deadline
+            left = None if deadline is None else deadline - time.monotonic()
             self._news.clear()
             try:
                 return stream.take_nowait()
             except WouldBlockError:
-                await self._news.wait()
+                if left is not None and left <= 0:
+                    error = stream._no_more_time()
+                    stream.close()
+                    raise error from None
             except StopIteration:
                 self._closed = True
                 raise StopAsyncIteration from None
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(left):
+                    await self._news.wait()
 
     async def aclose(self) -> None:
         """Cancel what is left of it; idempotent."""

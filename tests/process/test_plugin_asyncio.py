@@ -14,13 +14,36 @@ import pytest
 
 import shmhub
 import shmhub.aio
-from tests.support.environment import BRIEF, PATIENCE
+from tests.support.environment import BRIEF, PATIENCE, ROOT
 from tests.support.gate import Gate
 from tests.support.plugins import ZOO, wait_ended, write_plugin
 
 pytestmark = [pytest.mark.time_limit(120), pytest.mark.usefixtures("leak_check")]
 
 CROWD = 40  # more than any pool of threads has
+
+GATED = f"""
+import sys
+import threading
+sys.path.append({str(ROOT)!r})
+import shmhub
+from tests.support.gate import pass_gate
+plugin = shmhub.Plugin("gated", threads=2)
+told = threading.Event()
+
+@plugin.method
+def items(paths, count=1):
+    try:
+        for number in range(count):
+            pass_gate(*paths)
+            yield number
+    finally:
+        told.set()
+
+@plugin.method
+def closed():
+    return told.wait(60)
+"""
 
 Body = Callable[[shmhub.aio.PluginHost], Coroutine[Any, Any, None]]
 
@@ -141,6 +164,27 @@ def test_streams_end_are_left_and_raise(tmp_path: Path) -> None:
         assert [number async for number in streaming.count(3)] == [0, 1, 2]  # its thread is free
 
     run(body)
+
+
+def test_a_stream_ends_at_its_deadline(tmp_path: Path) -> None:
+    target = write_plugin(tmp_path, GATED, "gated")
+    gate = Gate(tmp_path)
+
+    async def body(host: shmhub.aio.PluginHost) -> None:
+        gated = await host.spawn(target)
+        stream = gated.stream("items", gate.paths, timeout=1)
+        with pytest.raises(shmhub.HubTimeoutError) as caught:
+            await asyncio.wait_for(anext(stream), PATIENCE)
+        assert caught.value.outcome == "may_have_run"
+        with pytest.raises(StopAsyncIteration):
+            await anext(stream)
+        gate.let_go()
+        assert await gated.closed()
+
+    try:
+        run(body)
+    finally:
+        gate.close()
 
 
 def test_callbacks_run_in_the_loop_or_in_a_thread() -> None:
