@@ -210,7 +210,7 @@ class AsyncPluginHandle:
         """Call a generator method; it begins with the first item asked for, or `async with`."""
         future = self._sync._prepare(method, args, kwargs, timeout, kind="stream")
         large = _is_large(args, kwargs)
-        return AsyncStream(lambda: self._submitted(future, large), self._host)
+        return AsyncStream(future, lambda: self._submitted(future, large), self._host)
 
     async def notify(
         self, method: str, /, *args: Any, timeout: float | None = UNSET, **kwargs: Any
@@ -346,39 +346,61 @@ class AsyncStream:
     """What a generator method yields: `async for`, and `async with` to end it early.
 
     An iterator that is left before its end is to be closed: `aclose()`, or `async with`. One that
-    is dropped cancels the generator, too.
+    is dropped cancels the generator, too. Each item goes to one of the tasks that iterate.
     """
 
-    def __init__(self, opening: Callable[[], Coroutine[Any, Any, Any]], host: PluginHost) -> None:
-        self._opening: Callable[[], Coroutine[Any, Any, Any]] | None = opening
+    def __init__(
+        self,
+        future: CallFuture,
+        opening: Callable[[], Coroutine[Any, Any, Stream]],
+        host: PluginHost,
+    ) -> None:
+        self._future = future
+        self._opening: Callable[[], Coroutine[Any, Any, Stream]] | None = opening
         self._host = host
         self._stream: Stream | None = None
+        self._turn = asyncio.Lock()  # of the task that opens it, or waits for an item
         self._news = asyncio.Event()
         self._closed = False
 
-    async def _open(self) -> Stream:
-        stream = self._stream
-        if stream is None:
-            if self._opening is None:
-                raise StopAsyncIteration
-            opening, self._opening = self._opening, None
-            stream = self._stream = await opening()
-            loop, news = self._host._enter(), self._news
+    async def _opened(self) -> Stream | None:
+        """With the turn; None: it is closed."""
+        if self._stream is None and not self._closed:
+            await self._open()
+        return None if self._closed else self._stream
 
-            def tell() -> None:
-                with contextlib.suppress(RuntimeError):  # the loop was closed
-                    loop.call_soon_threadsafe(news.set)
+    async def _open(self) -> None:
+        opening, self._opening = self._opening, None
+        if opening is None:
+            raise HubClosedError(f"{self._what}: its opening was cancelled, or has failed")
+        try:
+            stream = await opening()
+        except asyncio.CancelledError:
+            self._give_up()
+            task = asyncio.current_task()
+            if self._closed and task is not None and not task.cancelling():
+                return  # by `aclose`, which is not the end of this task
+            raise
+        loop, news = self._host._enter(), self._news
 
-            stream.on_ready = tell
-        return stream
+        def tell() -> None:
+            with contextlib.suppress(RuntimeError):  # the loop was closed
+                loop.call_soon_threadsafe(news.set)
+
+        stream.on_ready = tell
+        self._stream = stream
 
     def __aiter__(self) -> AsyncIterator[Any]:
         return self
 
     async def __anext__(self) -> Any:
-        if self._closed:
-            raise StopAsyncIteration
-        stream = await self._open()
+        async with self._turn:
+            stream = await self._opened()
+            if stream is None:
+                raise StopAsyncIteration
+            return await self._next(stream)
+
+    async def _next(self, stream: Stream) -> Any:
         while True:
             deadline = stream._deadline
             left = None if deadline is None else deadline - time.monotonic()
@@ -398,14 +420,23 @@ class AsyncStream:
                     await self._news.wait()
 
     async def aclose(self) -> None:
-        """Cancel what is left of it; idempotent."""
+        """Cancel what is left of it; idempotent. A task that waits for an item sees the end."""
         self._closed = True
-        self._opening = None
-        if self._stream is not None:
-            self._stream.close()
+        self._give_up()
+        self._news.set()
+
+    def _give_up(self) -> None:
+        if not self._future.cancel() and self._future.exception() is None:
+            self._future.result().close()  # it was opened
+
+    @property
+    def _what(self) -> str:
+        return f"stream {self._future.method}() of plugin {self._future.group.name!r}"
 
     async def __aenter__(self) -> Self:
-        await self._open()
+        async with self._turn:
+            if await self._opened() is None:
+                raise HubClosedError(f"{self._what} is closed")
         return self
 
     async def __aexit__(

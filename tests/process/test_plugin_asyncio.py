@@ -187,6 +187,73 @@ def test_a_stream_ends_at_its_deadline(tmp_path: Path) -> None:
         gate.close()
 
 
+def test_a_stream_can_be_closed_while_a_task_waits_for_it(tmp_path: Path) -> None:
+    target = write_plugin(tmp_path, GATED, "gated")
+    gates = Gate(tmp_path, "first"), Gate(tmp_path, "second")
+
+    async def body(host: shmhub.aio.PluginHost) -> None:
+        gated = await host.spawn(target)
+
+        opening = gated.items(gates[0].paths)
+        first = asyncio.ensure_future(anext(opening, "the end"))
+        await asyncio.sleep(0)  # it has been asked for
+        await opening.aclose()
+        gates[0].let_go()
+        assert await asyncio.wait_for(first, PATIENCE) == "the end"
+
+        stream = gated.items(gates[1].paths, 2)
+        async with stream:
+            waiting = asyncio.ensure_future(anext(stream, "the end"))
+            await asyncio.to_thread(gates[1].wait_entered)
+        assert await asyncio.wait_for(waiting, PATIENCE) == "the end"
+        assert [number async for number in stream] == []
+        with pytest.raises(shmhub.HubClosedError, match="items"):
+            async with stream:
+                pass
+        gates[1].let_go()
+        assert await gated.closed()
+
+    try:
+        run(body)
+    finally:
+        for gate in gates:
+            gate.close()
+
+
+def test_each_item_goes_to_one_of_the_tasks_that_iterate() -> None:
+    async def body(host: shmhub.aio.PluginHost) -> None:
+        zoo = await host.spawn(ZOO)
+        numbers = zoo.count(1000)
+
+        async def iterate() -> list[int]:
+            return [number async for number in numbers]
+
+        first = asyncio.ensure_future(iterate())
+        second = asyncio.ensure_future(anext(numbers))
+        one = await second
+        assert sorted([one, *await first]) == list(range(1000))
+
+    run(body)
+
+
+def test_a_stream_whose_opening_was_cancelled_has_not_ended() -> None:
+    async def body(host: shmhub.aio.PluginHost) -> None:
+        zoo = await host.spawn(ZOO)
+        numbers = zoo.count(3)
+        first = asyncio.ensure_future(anext(numbers))
+        second = asyncio.ensure_future(anext(numbers))
+        await asyncio.sleep(0)
+        first.cancel()
+        for _ in range(2):
+            with pytest.raises(shmhub.HubClosedError, match="cancelled"):
+                await second
+            second = asyncio.ensure_future(anext(numbers))
+        second.cancel()
+        assert [number async for number in zoo.count(3)] == [0, 1, 2]  # its thread is free
+
+    run(body)
+
+
 def test_callbacks_run_in_the_loop_or_in_a_thread() -> None:
     async def body(host: shmhub.aio.PluginHost) -> None:
         here = threading.get_ident()
