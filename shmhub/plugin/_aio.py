@@ -20,12 +20,13 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from shmhub._errors import HubClosedError, WouldBlockError
+from shmhub._rpc._current import current
 from shmhub.plugin._handle import UNSET, PluginHandle
 from shmhub.plugin._host import PluginHost as SyncPluginHost
 
 if TYPE_CHECKING:
     from shmhub._host import HubHost
-    from shmhub._rpc import Stream
+    from shmhub._rpc import CurrentCall, Stream
     from shmhub._statistics import HubStatistics
     from shmhub.plugin._events import ReplicaStatus, State
     from shmhub.plugin._future import CallFuture
@@ -37,6 +38,8 @@ LARGE = 1 << 20
 """Bytes of arguments from which on they are copied off the loop."""
 COPIERS = 4
 """Threads for large copies."""
+CANCEL_SECONDS = 1.0
+"""How long a cancelled callback may take when everything else has ended."""
 
 
 class PluginHost:
@@ -59,6 +62,8 @@ class PluginHost:
         if on_event is not None and inspect.iscoroutinefunction(on_event):
             options["on_event"] = self._in_loop(on_event)
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._ended = False
+        self._callbacks: set[asyncio.Task[Any]] = set()
         self._sync = SyncPluginHost(*args, **options)
         self._copiers = ThreadPoolExecutor(COPIERS, "shmhub asyncio copy")
 
@@ -86,7 +91,9 @@ class PluginHost:
     ) -> Any:
         """Let plugins call a function: there it is `plugin.host.NAME(...)`. Also a decorator.
 
-        An `async def` function runs in this host's event loop, another one in a thread.
+        An `async def` function runs in this host's event loop, another one in a thread. It is
+        cancelled with its call, when its plugin has gone, too; a notification's not before this
+        host has closed.
         """
         if function is None:
             return lambda one: self.callback(one, name=name)
@@ -98,11 +105,27 @@ class PluginHost:
         return function
 
     def _in_loop(self, function: Callable[..., Coroutine[Any, Any, Any]]) -> Callable[..., Any]:
+        async def begin(call: CurrentCall | None, *args: Any, **kwargs: Any) -> Any:
+            task = asyncio.current_task()
+            assert task is not None
+            self._callbacks.add(task)
+            task.add_done_callback(self._callbacks.discard)
+            late = self._ended
+            if call is not None and not call.answered:  # of a notification nobody waits for the end
+                call.task = task
+                late = late or call.cancelled
+            if late:  # it was cancelled before there was a task
+                raise asyncio.CancelledError
+            return await function(*args, **kwargs)
+
         @functools.wraps(function)
         def run(*args: Any, **kwargs: Any) -> Any:
             if self._loop is None:
                 raise HubClosedError(f"{function!r}: this host's event loop does not run yet")
-            return asyncio.run_coroutine_threadsafe(function(*args, **kwargs), self._loop).result()
+            if self._ended:
+                raise HubClosedError(f"{function!r}: this host is closed")
+            running = begin(current.get(), *args, **kwargs)
+            return asyncio.run_coroutine_threadsafe(running, self._loop).result()
 
         # `wraps` refers to the original, which would be taken for what is called.
         told: Any = run
@@ -155,6 +178,16 @@ class PluginHost:
         finally:
             if closing.done():
                 self._copiers.shutdown(wait=False)
+                await self._end_callbacks()
+
+    async def _end_callbacks(self) -> None:
+        """Nobody waits for them any more, and their time to end by themselves is over."""
+        self._ended = True
+        left = [one for one in self._callbacks if one is not asyncio.current_task()]
+        for task in left:
+            task.cancel()
+        if left:
+            await asyncio.wait(left, timeout=CANCEL_SECONDS)
 
     def _enter(self) -> asyncio.AbstractEventLoop:
         loop = asyncio.get_running_loop()

@@ -274,6 +274,79 @@ def test_callbacks_run_in_the_loop_or_in_a_thread() -> None:
     run(body)
 
 
+@pytest.mark.parametrize("end", ["kill", "close"])
+def test_a_callback_of_the_loop_is_cancelled_with_its_call(end: str) -> None:
+    async def body(host: shmhub.aio.PluginHost) -> None:
+        begun, ended = asyncio.Semaphore(0), asyncio.Semaphore(0)
+
+        @host.callback
+        async def forever() -> None:
+            begun.release()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                ended.release()
+
+        zoo = await host.spawn(ZOO, threads=2)
+        calls = [zoo.submit("ask_host", "forever") for _ in range(2)]
+        for _ in calls:
+            await begun.acquire()
+        if end == "kill":
+            zoo.kill()
+        else:
+            await host.close(timeout=0)
+            assert not ended.locked()
+        for _ in calls:
+            await asyncio.wait_for(ended.acquire(), PATIENCE)
+        await asyncio.gather(*calls, return_exceptions=True)
+
+    run(body)
+
+
+def test_a_notified_callback_outlives_its_plugin_but_not_the_host(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shmhub.plugin._site._CALLBACK_SECONDS", BRIEF)
+    target = write_plugin(
+        tmp_path,
+        """
+        import shmhub
+        plugin = shmhub.Plugin("notifying")
+
+        @plugin.method
+        def tell():
+            plugin.host.notify("note")
+        """,
+    )
+    ended = []
+
+    # Of the events, too, which come one after the other.
+    async def forever(event: shmhub.PluginEvent) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append(event.kind)
+
+    async def body(host: shmhub.aio.PluginHost) -> None:
+        begun, may_go, noted = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+        @host.callback
+        async def note() -> None:
+            begun.set()
+            await may_go.wait()
+            noted.set()
+
+        notifying = await host.spawn(target)
+        await notifying.tell()
+        await begun.wait()
+        notifying.kill()
+        may_go.set()
+        await asyncio.wait_for(noted.wait(), PATIENCE)
+
+    run(body, on_event=forever)
+    assert ended == ["started"]
+
+
 def test_the_loop_runs_while_calls_wait(tmp_path: Path) -> None:
     gate = Gate(tmp_path)
 
