@@ -282,10 +282,10 @@ class AsyncPluginHandle:
         answer = asyncio.wrap_future(future, loop=loop)
         submit = self._sync._replicas.group.submit
         try:
-            if large:
+            if large and not self._host.closed:
                 await loop.run_in_executor(self._host._copiers, submit, future)
             else:
-                submit(future)
+                submit(future)  # refused, if the host is closed
         except BaseException:
             future.cancel()
             raise

@@ -435,6 +435,32 @@ def test_leaving_with_an_error_leaves_no_process(tmp_path: Path) -> None:
     wait_ended(*pids)
 
 
+def test_a_closed_host_says_so() -> None:
+    async def body(host: shmhub.aio.PluginHost) -> None:
+        zoo = await host.spawn(ZOO)
+        await host.close()
+        await host.close()
+        await zoo.stop()
+        zoo.kill()
+        large = bytes(2 << 20)
+        for refused in (
+            host.spawn(ZOO),
+            zoo.call("echo", 1),
+            zoo.call("echo", large),
+            zoo.echo(large),
+            zoo.call_all("echo", large),
+            zoo.notify("echo", large),
+            zoo.wait_ready(),
+            zoo.restart(),
+            anext(zoo.stream("count", 3)),
+            anext(zoo.stream("count", large)),
+        ):
+            with pytest.raises(shmhub.HubClosedError):
+                await refused
+
+    run(body)
+
+
 def test_a_spawn_that_fails_or_is_cancelled_leaves_nothing(tmp_path: Path) -> None:
     silent = write_plugin(tmp_path, "import time\ntime.sleep(600)\n", "silent")
 
