@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from shmhub._errors import HubClosedError, WouldBlockError
 from shmhub._rpc._current import current
+from shmhub._rpc._payload import Message
 from shmhub.plugin._handle import UNSET, PluginHandle
 from shmhub.plugin._host import PluginHost as SyncPluginHost
 
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 __all__ = ["AsyncMethods", "AsyncPluginHandle", "AsyncStream", "PluginHost"]
 
 LARGE = 1 << 20
-"""Bytes of arguments from which on they are copied off the loop."""
+"""Bytes of arguments, or of an item, from which on they are copied off the loop."""
 COPIERS = 4
 """Threads for large copies."""
 CANCEL_SECONDS = 1.0
@@ -197,6 +198,11 @@ class PluginHost:
             raise RuntimeError(f"{self!r} belongs to another event loop")
         return loop
 
+    def _in_copier(self, function: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:
+        """Run what copies much, and waits for nothing."""
+        copiers = None if self.closed else self._copiers  # which end with the host
+        return self._enter().run_in_executor(copiers, function, *args)
+
     def _in_own_thread(
         self, function: Callable[..., Any], *args: Any, **kwargs: Any
     ) -> asyncio.Future[Any]:
@@ -282,10 +288,10 @@ class AsyncPluginHandle:
         answer = asyncio.wrap_future(future, loop=loop)
         submit = self._sync._replicas.group.submit
         try:
-            if large and not self._host.closed:
-                await loop.run_in_executor(self._host._copiers, submit, future)
+            if large:
+                await self._host._in_copier(submit, future)
             else:
-                submit(future)  # refused, if the host is closed
+                submit(future)
         except BaseException:
             future.cancel()
             raise
@@ -392,6 +398,7 @@ class AsyncStream:
         self._opening: Callable[[], Coroutine[Any, Any, Stream]] | None = opening
         self._host = host
         self._stream: Stream | None = None
+        self._taking: asyncio.Future[Any] | None = None
         self._turn = asyncio.Lock()  # of the task that opens it, or waits for an item
         self._news = asyncio.Event()
         self._closed = False
@@ -439,6 +446,8 @@ class AsyncStream:
             left = None if deadline is None else deadline - time.monotonic()
             self._news.clear()
             try:
+                if self._taking is not None or _begins_large(stream):
+                    return await self._take_in_thread(stream)
                 return stream.take_nowait()
             except WouldBlockError:
                 if left is not None and left <= 0:
@@ -452,11 +461,28 @@ class AsyncStream:
                 async with asyncio.timeout(left):
                     await self._news.wait()
 
+    async def _take_in_thread(self, stream: Stream) -> Any:
+        """Decode a large item; cancelled, it is left to the next one who asks."""
+        if self._taking is None:
+            self._taking = self._host._in_copier(stream.take_nowait)
+        taking = self._taking
+        await asyncio.wait([taking])
+        self._taking = None
+        try:
+            return taking.result()
+        finally:
+            del taking  # or an error's traceback would keep itself alive
+
     async def aclose(self) -> None:
         """Cancel what is left of it; idempotent. A task that waits for an item sees the end."""
         self._closed = True
-        self._give_up()
         self._news.set()
+        taking = self._taking
+        if taking is None:
+            self._give_up()
+        else:  # a thread has the stream just now
+            taking.add_done_callback(lambda _: self._give_up())
+            await asyncio.wait([taking])
 
     def _give_up(self) -> None:
         if not self._future.cancel() and self._future.exception() is None:
@@ -479,6 +505,14 @@ class AsyncStream:
         traceback: TracebackType | None,
     ) -> None:
         await self.aclose()
+
+
+def _begins_large(stream: Stream) -> bool:
+    """Is the next item here, and large?"""
+    if not stream._items:
+        return False
+    frame = stream._items[0]
+    return len(frame.data if type(frame) is Message else frame) >= LARGE
 
 
 def _run_into(outcome: Future[Any], function: Callable[[], Any]) -> None:

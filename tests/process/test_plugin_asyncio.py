@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import os
 import signal
 import threading
@@ -252,6 +253,70 @@ def test_a_stream_whose_opening_was_cancelled_has_not_ended() -> None:
             second = asyncio.ensure_future(anext(numbers))
         second.cancel()
         assert [number async for number in zoo.count(3)] == [0, 1, 2]  # its thread is free
+
+    run(body)
+
+
+def test_a_large_item_is_decoded_off_the_loop_and_not_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_plugin(
+        tmp_path,
+        f"""
+        import threading
+        entered, may_go = threading.Semaphore(0), threading.Semaphore(0)
+
+        class Item:
+            def __init__(self, number, size):
+                self.number, self.data = number, bytes(size)
+
+            def __reduce__(self):
+                return decoded, (self.number, self.data)
+
+        def decoded(number, data):
+            entered.release()
+            may_go.acquire(timeout={PATIENCE})
+            return number, threading.get_ident()
+        """,
+        "slowly_decoded",
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    module = importlib.import_module("slowly_decoded")
+    target = write_plugin(
+        tmp_path,
+        """
+        import shmhub
+        from slowly_decoded import Item
+        plugin = shmhub.Plugin("streaming")
+
+        @plugin.method
+        def items(size):
+            for number in range(3):
+                yield Item(number, size)
+        """,
+    )
+
+    async def body(host: shmhub.aio.PluginHost) -> None:
+        streaming = await host.spawn(target)
+        items = streaming.items(2 << 20)
+        first = asyncio.ensure_future(anext(items))
+        await asyncio.to_thread(module.entered.acquire)
+        first.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await first
+        module.may_go.release()
+        number, thread = await anext(items)
+        assert number == 0 and thread != threading.get_ident()
+
+        second = asyncio.ensure_future(anext(items))
+        await asyncio.to_thread(module.entered.acquire)
+        closing = asyncio.ensure_future(items.aclose())
+        await asyncio.sleep(0)
+        assert not closing.done()
+        module.may_go.release()
+        await closing
+        assert (await second)[0] == 1
+        assert [item async for item in items] == []
 
     run(body)
 
