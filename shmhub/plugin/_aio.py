@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import functools
 import inspect
 import threading
@@ -106,7 +107,7 @@ class PluginHost:
         return function
 
     def _in_loop(self, function: Callable[..., Coroutine[Any, Any, Any]]) -> Callable[..., Any]:
-        async def begin(call: CurrentCall | None, *args: Any, **kwargs: Any) -> Any:
+        async def begin(call: CurrentCall | None, /, *args: Any, **kwargs: Any) -> Any:
             task = asyncio.current_task()
             assert task is not None
             self._callbacks.add(task)
@@ -201,7 +202,8 @@ class PluginHost:
     def _in_copier(self, function: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:
         """Run what copies much, and waits for nothing."""
         copiers = None if self.closed else self._copiers  # which end with the host
-        return self._enter().run_in_executor(copiers, function, *args)
+        run = contextvars.copy_context().run  # says whose callback a call is a part of
+        return self._enter().run_in_executor(copiers, run, function, *args)
 
     def _in_own_thread(
         self, function: Callable[..., Any], *args: Any, **kwargs: Any
@@ -210,7 +212,7 @@ class PluginHost:
         outcome: Future[Any] = Future()
         outcome.set_running_or_notify_cancel()
         waiting = asyncio.wrap_future(outcome, loop=self._enter())
-        run = functools.partial(function, *args, **kwargs)
+        run = functools.partial(contextvars.copy_context().run, function, *args, **kwargs)
         threading.Thread(
             target=_run_into, args=(outcome, run), name="shmhub asyncio", daemon=True
         ).start()

@@ -370,6 +370,24 @@ def test_a_callback_of_the_loop_is_cancelled_with_its_call(end: str) -> None:
     run(body)
 
 
+def test_a_callback_of_the_loop_can_call_the_plugin_that_waits_for_it() -> None:
+    large = bytes(2 << 20)
+
+    async def body(host: shmhub.aio.PluginHost) -> None:
+        zoo = await host.spawn(ZOO, threads=1)
+
+        @host.callback
+        async def back(how: str) -> Any:
+            value = large if how == "large" else 1
+            found = await (zoo.call_all if how == "all" else zoo.call)("echo", value)
+            return found in (value, [value])
+
+        for how in ("small", "large", "all"):
+            assert await asyncio.wait_for(zoo.ask_host("back", how), PATIENCE)
+
+    run(body)
+
+
 def test_a_notified_callback_outlives_its_plugin_but_not_the_host(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -382,7 +400,7 @@ def test_a_notified_callback_outlives_its_plugin_but_not_the_host(
 
         @plugin.method
         def tell():
-            plugin.host.notify("note")
+            plugin.host.notify("note", call="of any name")
         """,
     )
     ended = []
@@ -398,14 +416,14 @@ def test_a_notified_callback_outlives_its_plugin_but_not_the_host(
         begun, may_go, noted = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
         @host.callback
-        async def note() -> None:
+        async def note(call: str) -> None:
             begun.set()
             await may_go.wait()
             noted.set()
 
         notifying = await host.spawn(target)
         await notifying.tell()
-        await begun.wait()
+        await asyncio.wait_for(begun.wait(), PATIENCE)
         notifying.kill()
         may_go.set()
         await asyncio.wait_for(noted.wait(), PATIENCE)
