@@ -1,27 +1,34 @@
 """PluginHost for asyncio: `shmhub.aio.PluginHost`, the same meaning with `await`.
 
 Over the synchronous host: its threads read answers, start and end processes; a task waits for a
-Future. What copies more than a megabyte, or may wait, runs in threads, never in the loop.
+Future. What copies more than a megabyte, or may wait, runs in threads, never in the loop: copies
+in a few that all share, whatever waits for a plugin in a thread of its own. No number of waits
+holds up a copy, or the end.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import functools
 import inspect
+import threading
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from shmhub._errors import HubClosedError, WouldBlockError
+from shmhub._rpc._current import current
+from shmhub._rpc._payload import Message
 from shmhub.plugin._handle import UNSET, PluginHandle
 from shmhub.plugin._host import PluginHost as SyncPluginHost
 
 if TYPE_CHECKING:
     from shmhub._host import HubHost
-    from shmhub._rpc import Stream
+    from shmhub._rpc import CurrentCall, Stream
     from shmhub._statistics import HubStatistics
     from shmhub.plugin._events import ReplicaStatus, State
     from shmhub.plugin._future import CallFuture
@@ -30,9 +37,11 @@ if TYPE_CHECKING:
 __all__ = ["AsyncMethods", "AsyncPluginHandle", "AsyncStream", "PluginHost"]
 
 LARGE = 1 << 20
-"""Bytes of arguments from which on they are copied off the loop."""
-THREADS = 32
-"""At most: starts, ends and large copies that wait at the same time."""
+"""Bytes of arguments, or of an item, from which on they are copied off the loop."""
+COPIERS = 4
+"""Threads for large copies."""
+CANCEL_SECONDS = 1.0
+"""How long a cancelled callback may take when everything else has ended."""
 
 
 class PluginHost:
@@ -55,8 +64,10 @@ class PluginHost:
         if on_event is not None and inspect.iscoroutinefunction(on_event):
             options["on_event"] = self._in_loop(on_event)
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._ended = False
+        self._callbacks: set[asyncio.Task[Any]] = set()
         self._sync = SyncPluginHost(*args, **options)
-        self._threads = ThreadPoolExecutor(THREADS, "shmhub asyncio")
+        self._copiers = ThreadPoolExecutor(COPIERS, "shmhub asyncio copy")
 
     async def spawn(self, target: TargetArgument, **options: Any) -> AsyncPluginHandle:
         """Start a plugin; returns when all its replicas have said what they offer.
@@ -66,8 +77,7 @@ class PluginHost:
         Args:
             target, options: as for `shmhub.PluginHost.spawn`.
         """
-        start = functools.partial(self._sync.spawn, target, **options)
-        starting = self._enter().run_in_executor(self._threads, start)
+        starting = self._in_own_thread(self._sync.spawn, target, **options)
         try:
             return AsyncPluginHandle(await asyncio.shield(starting), self)
         except asyncio.CancelledError:
@@ -76,15 +86,16 @@ class PluginHost:
 
     def _end_unwanted(self, starting: asyncio.Future[PluginHandle]) -> None:
         if not starting.cancelled() and starting.exception() is None:
-            with contextlib.suppress(RuntimeError):  # closed meanwhile: then it has ended, too
-                self._threads.submit(starting.result().kill)
+            self._in_own_thread(starting.result().kill)
 
     def callback(
         self, function: Callable[..., Any] | None = None, /, *, name: str | None = None
     ) -> Any:
         """Let plugins call a function: there it is `plugin.host.NAME(...)`. Also a decorator.
 
-        An `async def` function runs in this host's event loop, another one in a thread.
+        An `async def` function runs in this host's event loop, another one in a thread. It is
+        cancelled with its call, when its plugin has gone, too; a notification's not before this
+        host has closed.
         """
         if function is None:
             return lambda one: self.callback(one, name=name)
@@ -96,11 +107,27 @@ class PluginHost:
         return function
 
     def _in_loop(self, function: Callable[..., Coroutine[Any, Any, Any]]) -> Callable[..., Any]:
+        async def begin(call: CurrentCall | None, /, *args: Any, **kwargs: Any) -> Any:
+            task = asyncio.current_task()
+            assert task is not None
+            self._callbacks.add(task)
+            task.add_done_callback(self._callbacks.discard)
+            late = self._ended
+            if call is not None and not call.answered:  # of a notification nobody waits for the end
+                call.task = task
+                late = late or call.cancelled
+            if late:  # it was cancelled before there was a task
+                raise asyncio.CancelledError
+            return await function(*args, **kwargs)
+
         @functools.wraps(function)
         def run(*args: Any, **kwargs: Any) -> Any:
             if self._loop is None:
                 raise HubClosedError(f"{function!r}: this host's event loop does not run yet")
-            return asyncio.run_coroutine_threadsafe(function(*args, **kwargs), self._loop).result()
+            if self._ended:
+                raise HubClosedError(f"{function!r}: this host is closed")
+            running = begin(current.get(), *args, **kwargs)
+            return asyncio.run_coroutine_threadsafe(running, self._loop).result()
 
         # `wraps` refers to the original, which would be taken for what is called.
         told: Any = run
@@ -144,16 +171,25 @@ class PluginHost:
         """Whatever becomes of the task, nothing is left running."""
         if self._sync.closed:
             return
-        closing = self._enter().run_in_executor(self._threads, close)
+        closing = self._in_own_thread(close)
         try:
             await asyncio.shield(closing)
         except asyncio.CancelledError:
-            self._sync.kill_all()
-            await asyncio.wait([closing])
+            await asyncio.wait([closing, self._in_own_thread(self._sync.kill_all)])
             raise
         finally:
             if closing.done():
-                self._threads.shutdown(wait=False)
+                self._copiers.shutdown(wait=False)
+                await self._end_callbacks()
+
+    async def _end_callbacks(self) -> None:
+        """Nobody waits for them any more, and their time to end by themselves is over."""
+        self._ended = True
+        left = [one for one in self._callbacks if one is not asyncio.current_task()]
+        for task in left:
+            task.cancel()
+        if left:
+            await asyncio.wait(left, timeout=CANCEL_SECONDS)
 
     def _enter(self) -> asyncio.AbstractEventLoop:
         loop = asyncio.get_running_loop()
@@ -163,8 +199,24 @@ class PluginHost:
             raise RuntimeError(f"{self!r} belongs to another event loop")
         return loop
 
-    def _call_in_thread(self, function: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:
-        return self._enter().run_in_executor(self._threads, function, *args)
+    def _in_copier(self, function: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:
+        """Run what copies much, and waits for nothing."""
+        copiers = None if self.closed else self._copiers  # which end with the host
+        run = contextvars.copy_context().run  # says whose callback a call is a part of
+        return self._enter().run_in_executor(copiers, run, function, *args)
+
+    def _in_own_thread(
+        self, function: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> asyncio.Future[Any]:
+        """Run what may wait for ever; it goes on when the future is cancelled."""
+        outcome: Future[Any] = Future()
+        outcome.set_running_or_notify_cancel()
+        waiting = asyncio.wrap_future(outcome, loop=self._enter())
+        run = functools.partial(contextvars.copy_context().run, function, *args, **kwargs)
+        threading.Thread(
+            target=_run_into, args=(outcome, run), name="shmhub asyncio", daemon=True
+        ).start()
+        return waiting
 
 
 class AsyncPluginHandle:
@@ -199,21 +251,32 @@ class AsyncPluginHandle:
         """Call a generator method; it begins with the first item asked for, or `async with`."""
         future = self._sync._prepare(method, args, kwargs, timeout, kind="stream")
         large = _is_large(args, kwargs)
-        return AsyncStream(lambda: self._submitted(future, large), self._host)
+        return AsyncStream(future, lambda: self._submitted(future, large), self._host)
 
     async def notify(
         self, method: str, /, *args: Any, timeout: float | None = UNSET, **kwargs: Any
     ) -> None:
         """Call a method and forget it."""
-        send = functools.partial(self._sync.notify, method, *args, timeout=timeout, **kwargs)
-        await self._host._call_in_thread(send)
+        await self._host._in_own_thread(self._sync.notify, method, *args, timeout=timeout, **kwargs)
 
     async def call_all(
         self, method: str, /, *args: Any, timeout: float | None = UNSET, **kwargs: Any
     ) -> list[Any]:
-        """Call on every replica that is ready, and wait for all."""
-        call = functools.partial(self._sync.call_all, method, *args, timeout=timeout, **kwargs)
-        return await self._host._call_in_thread(call)  # type: ignore[no-any-return]
+        """Call on every replica that is ready, and wait for all. Cancelling it cancels them."""
+        submitting: asyncio.Future[list[CallFuture]] = self._host._in_own_thread(
+            self._sync._submit_all, method, args, kwargs, timeout
+        )
+        try:
+            futures = await asyncio.shield(submitting)
+        except asyncio.CancelledError:
+            submitting.add_done_callback(_cancel_unwanted)
+            raise
+        answers = [asyncio.wrap_future(future) for future in futures]
+        try:
+            await asyncio.gather(*answers, return_exceptions=True)
+            return [answer.result() for answer in answers]
+        finally:
+            del futures, answers  # or an error's traceback would keep itself alive
 
     def options(
         self, *, timeout: float | None = UNSET, view: bool = UNSET, retry: bool | None = UNSET
@@ -228,7 +291,7 @@ class AsyncPluginHandle:
         submit = self._sync._replicas.group.submit
         try:
             if large:
-                await loop.run_in_executor(self._host._threads, submit, future)
+                await self._host._in_copier(submit, future)
             else:
                 submit(future)
         except BaseException:
@@ -267,15 +330,15 @@ class AsyncPluginHandle:
 
     async def wait_ready(self, timeout: float | None = None) -> None:
         """Wait until all replicas, save those that failed for good, take calls."""
-        await self._host._call_in_thread(self._sync.wait_ready, timeout)
+        await self._host._in_own_thread(self._sync.wait_ready, timeout)
 
     async def restart(self, timeout: float | None = None) -> None:
         """Start every replica anew, one after the other; calls wait meanwhile."""
-        await self._host._call_in_thread(self._sync.restart, timeout)
+        await self._host._in_own_thread(self._sync.restart, timeout)
 
     async def stop(self, timeout: float | None = None) -> None:
         """Wait for the calls, then end all processes in good order; idempotent."""
-        await self._host._call_in_thread(self._sync.stop, timeout)
+        await self._host._in_own_thread(self._sync.stop, timeout)
 
     def kill(self) -> None:
         """End all processes at once, with SIGKILL, and start none again; idempotent."""
@@ -324,58 +387,117 @@ class AsyncStream:
     """What a generator method yields: `async for`, and `async with` to end it early.
 
     An iterator that is left before its end is to be closed: `aclose()`, or `async with`. One that
-    is dropped cancels the generator, too.
+    is dropped cancels the generator, too. Each item goes to one of the tasks that iterate.
     """
 
-    def __init__(self, opening: Callable[[], Coroutine[Any, Any, Any]], host: PluginHost) -> None:
-        self._opening: Callable[[], Coroutine[Any, Any, Any]] | None = opening
+    def __init__(
+        self,
+        future: CallFuture,
+        opening: Callable[[], Coroutine[Any, Any, Stream]],
+        host: PluginHost,
+    ) -> None:
+        self._future = future
+        self._opening: Callable[[], Coroutine[Any, Any, Stream]] | None = opening
         self._host = host
         self._stream: Stream | None = None
+        self._taking: asyncio.Future[Any] | None = None
+        self._turn = asyncio.Lock()  # of the task that opens it, or waits for an item
         self._news = asyncio.Event()
         self._closed = False
 
-    async def _open(self) -> Stream:
-        stream = self._stream
-        if stream is None:
-            if self._opening is None:
-                raise StopAsyncIteration
-            opening, self._opening = self._opening, None
-            stream = self._stream = await opening()
-            loop, news = self._host._enter(), self._news
+    async def _opened(self) -> Stream | None:
+        """With the turn; None: it is closed."""
+        if self._stream is None and not self._closed:
+            await self._open()
+        return None if self._closed else self._stream
 
-            def tell() -> None:
-                with contextlib.suppress(RuntimeError):  # the loop was closed
-                    loop.call_soon_threadsafe(news.set)
+    async def _open(self) -> None:
+        opening, self._opening = self._opening, None
+        if opening is None:
+            raise HubClosedError(f"{self._what}: its opening was cancelled, or has failed")
+        try:
+            stream = await opening()
+        except asyncio.CancelledError:
+            self._give_up()
+            task = asyncio.current_task()
+            if self._closed and task is not None and not task.cancelling():
+                return  # by `aclose`, which is not the end of this task
+            raise
+        loop, news = self._host._enter(), self._news
 
-            stream.on_ready = tell
-        return stream
+        def tell() -> None:
+            with contextlib.suppress(RuntimeError):  # the loop was closed
+                loop.call_soon_threadsafe(news.set)
+
+        stream.on_ready = tell
+        self._stream = stream
 
     def __aiter__(self) -> AsyncIterator[Any]:
         return self
 
     async def __anext__(self) -> Any:
-        if self._closed:
-            raise StopAsyncIteration
-        stream = await self._open()
+        async with self._turn:
+            stream = await self._opened()
+            if stream is None:
+                raise StopAsyncIteration
+            return await self._next(stream)
+
+    async def _next(self, stream: Stream) -> Any:
         while True:
+            deadline = stream.deadline
+            left = None if deadline is None else deadline - time.monotonic()
             self._news.clear()
             try:
+                if self._taking is not None or _begins_large(stream):
+                    return await self._take_in_thread(stream)
                 return stream.take_nowait()
             except WouldBlockError:
-                await self._news.wait()
+                if left is not None and left <= 0:
+                    error = stream._no_more_time()
+                    stream.close()
+                    raise error from None
             except StopIteration:
                 self._closed = True
                 raise StopAsyncIteration from None
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(left):
+                    await self._news.wait()
+
+    async def _take_in_thread(self, stream: Stream) -> Any:
+        """Decode a large item; cancelled, it is left to the next one who asks."""
+        if self._taking is None:
+            self._taking = self._host._in_copier(stream.take_nowait)
+        taking = self._taking
+        await asyncio.wait([taking])
+        self._taking = None
+        try:
+            return taking.result()
+        finally:
+            del taking  # or an error's traceback would keep itself alive
 
     async def aclose(self) -> None:
-        """Cancel what is left of it; idempotent."""
+        """Cancel what is left of it; idempotent. A task that waits for an item sees the end."""
         self._closed = True
-        self._opening = None
-        if self._stream is not None:
-            self._stream.close()
+        self._news.set()
+        taking = self._taking
+        if taking is None:
+            self._give_up()
+        else:  # a thread has the stream just now
+            taking.add_done_callback(lambda _: self._give_up())
+            await asyncio.wait([taking])
+
+    def _give_up(self) -> None:
+        if not self._future.cancel() and self._future.exception() is None:
+            self._future.result().close()  # it was opened
+
+    @property
+    def _what(self) -> str:
+        return f"stream {self._future.method}() of plugin {self._future.group.name!r}"
 
     async def __aenter__(self) -> Self:
-        await self._open()
+        async with self._turn:
+            if await self._opened() is None:
+                raise HubClosedError(f"{self._what} is closed")
         return self
 
     async def __aexit__(
@@ -385,6 +507,31 @@ class AsyncStream:
         traceback: TracebackType | None,
     ) -> None:
         await self.aclose()
+
+
+def _begins_large(stream: Stream) -> bool:
+    """Is the next item here, and large?"""
+    if not stream._items:
+        return False
+    frame = stream._items[0]
+    return len(frame.data if type(frame) is Message else frame) >= LARGE
+
+
+def _run_into(outcome: Future[Any], function: Callable[[], Any]) -> None:
+    try:
+        value = function()
+    except BaseException as error:
+        outcome.set_exception(error)
+    else:
+        outcome.set_result(value)
+    finally:
+        del outcome  # or an error's traceback would keep itself alive
+
+
+def _cancel_unwanted(submitting: asyncio.Future[list[CallFuture]]) -> None:
+    if not submitting.cancelled() and submitting.exception() is None:
+        for future in submitting.result():
+            future.cancel()
 
 
 def _size(value: Any) -> int:

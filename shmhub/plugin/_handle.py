@@ -140,21 +140,7 @@ class PluginHandle:
             what the first of them raised, in that order, when all have ended. Nothing is tried
             again: a replica that died gives a PluginDiedError.
         """
-        timeout = self._own(timeout, kwargs)
-        self._check_kind(method, "call_all", "call")
-        group = self._replicas.group
-        if carries_stream(args, kwargs):
-            raise TypeError(
-                f"call_all({method!r}): a generator among the arguments can be read by one replica "
-                "only; pass a list"
-            )
-        deadline = None if timeout is None else time.monotonic() + timeout
-        futures: list[CallFuture] = []
-        channels: list[Channel] = group.wait_channels(timeout)
-        for channel in sorted(channels, key=lambda one: one.index):
-            future = group.make(method, args, kwargs, deadline, self._view, self._retry)
-            futures.append(future)
-            group.submit_to(channel, future)
+        futures = self._submit_all(method, args, kwargs, timeout)
         try:
             for future in futures:
                 future.exception()
@@ -289,6 +275,27 @@ class PluginHandle:
         future = self._make(method, args, kwargs, self._own(timeout, kwargs))
         future.kind = kind
         return future
+
+    def _submit_all(
+        self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], timeout: float | None
+    ) -> list[CallFuture]:
+        """What `call_all` waits for; waits itself until there is a replica that is ready."""
+        timeout = self._own(timeout, kwargs)
+        self._check_kind(method, "call_all", "call")
+        group = self._replicas.group
+        if carries_stream(args, kwargs):
+            raise TypeError(
+                f"call_all({method!r}): a generator among the arguments can be read by one replica "
+                "only; pass a list"
+            )
+        deadline = None if timeout is None else time.monotonic() + timeout
+        futures: list[CallFuture] = []
+        channels: list[Channel] = group.wait_channels(timeout)
+        for channel in sorted(channels, key=lambda one: one.index):
+            future = group.make(method, args, kwargs, deadline, self._view, self._retry)
+            futures.append(future)
+            group.submit_to(channel, future)
+        return futures
 
     def _check_kind(self, method: str, used: str, wanted: Literal["call", "stream"]) -> None:
         """Is the method one for what was `used`? One that is not known yet may be."""
