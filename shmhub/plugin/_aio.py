@@ -202,8 +202,9 @@ class PluginHost:
     def _in_copier(self, function: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:
         """Run what copies much, and waits for nothing."""
         copiers = None if self.closed else self._copiers  # which end with the host
-        run = contextvars.copy_context().run  # says whose callback a call is a part of
-        return self._enter().run_in_executor(copiers, run, function, *args)
+        context = contextvars.copy_context()  # says whose callback a call is a part of
+        run = functools.partial(context.run, function, *args)
+        return self._enter().run_in_executor(copiers, run)
 
     def _in_own_thread(
         self, function: Callable[..., Any], *args: Any, **kwargs: Any
