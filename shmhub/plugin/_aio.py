@@ -127,7 +127,9 @@ class PluginHost:
             if self._ended:
                 raise HubClosedError(f"{function!r}: this host is closed")
             running = begin(current.get(), *args, **kwargs)
-            return asyncio.run_coroutine_threadsafe(running, self._loop).result()
+            future = asyncio.run_coroutine_threadsafe(running, self._loop)
+            with self._sync._site.waiting():  # its thread is free for others meanwhile
+                return future.result()
 
         # `wraps` refers to the original, which would be taken for what is called.
         told: Any = run

@@ -453,6 +453,28 @@ def test_the_loop_runs_while_calls_wait(tmp_path: Path) -> None:
         gate.close()
 
 
+def test_async_callbacks_that_wait_keep_no_thread_from_others() -> None:
+    """As many as there are threads for callbacks, each of which needs another callback."""
+
+    async def body(host: shmhub.aio.PluginHost) -> None:
+        zoo, other = [await host.spawn(ZOO, name=name, threads=8) for name in ("zoo", "other")]
+        all_here = asyncio.Barrier(4)
+
+        async def outer() -> Any:
+            await all_here.wait()
+            return await other.ask_host("inner")
+
+        async def inner() -> int:
+            return 1
+
+        host.callback(outer)
+        host.callback(inner)
+        calls = asyncio.gather(*[zoo.ask_host("outer") for _ in range(4)])
+        assert await asyncio.wait_for(calls, PATIENCE) == [1] * 4
+
+    run(body)
+
+
 def test_no_number_of_waits_holds_up_the_end_or_a_copy(tmp_path: Path) -> None:
     gate = Gate(tmp_path)
 
