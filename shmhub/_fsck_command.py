@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from shmhub._errors import HubExistsError, HubFormatError, ShmhubError
 from shmhub._fsck import FsckReport
+from shmhub._inspect import numbers_in
 from shmhub._native import core
 
 __all__ = ["Checked", "add_arguments", "check", "describe", "main"]
@@ -60,14 +61,13 @@ def check(target: str, *, repair: bool = False) -> Iterator[Checked]:
         ValueError: `repair`, and it is not the path of a named hub.
         OSError: it cannot be opened, or there is no such process.
     """
-    by_fd = target.startswith("fd:") and target[3:].isdigit()
-    by_pid = target.isdigit() and not os.path.exists(target)
-    if repair and (by_fd or by_pid):
+    descriptor, pid = numbers_in(target)
+    if repair and (descriptor is not None or pid is not None):
         raise ValueError(f"fsck --repair {target}: {ONLY_BY_PATH}")
-    if by_fd:
-        yield _checked(target, int(target[3:]))
-    elif by_pid:
-        yield from _of_process(int(target))
+    if descriptor is not None:
+        yield _checked(target, descriptor)
+    elif pid is not None:
+        yield from _of_process(pid)
     elif _is_dump(target):
         if repair:
             raise ValueError(f"fsck --repair {target}: a core dump is only looked at")

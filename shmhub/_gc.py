@@ -44,7 +44,10 @@ def _candidates(places: Iterable[str]) -> Iterator[tuple[str, bool]]:
             yield place, True
             continue
         for entry in sorted(os.scandir(place), key=lambda one: one.name):
-            found = entry.stat(follow_symlinks=False)
+            try:
+                found = entry.stat(follow_symlinks=False)
+            except FileNotFoundError:  # gone meanwhile
+                continue
             if stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid() and found.st_size:
                 yield entry.path, False
 

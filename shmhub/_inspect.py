@@ -6,6 +6,7 @@ The core takes the look; here hubs are found by path, process or descriptor, and
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import os
 import stat
@@ -17,7 +18,7 @@ from shmhub._errors import HubFormatError, ShmhubError
 from shmhub._native import core
 from shmhub._statistics import PeerStatistics, SizeClassStatistics, peer_name
 
-__all__ = ["Found", "add_arguments", "describe", "find", "main"]
+__all__ = ["Found", "add_arguments", "describe", "find", "main", "numbers_in"]
 
 EXAMPLE = """\
 TARGET is a path, the id of a process that has hubs open, or fd:N for a descriptor of this one.
@@ -45,12 +46,29 @@ def find(target: str) -> Iterator[Found]:
         HubFormatError: a path or descriptor is none.
         OSError: it cannot be opened, or there is no such process.
     """
-    if target.startswith("fd:") and target[3:].isdigit():
-        yield Found(target, core.inspect(int(target[3:])))
-    elif target.isdigit() and not os.path.exists(target):
-        yield from _of_process(int(target))
+    descriptor, pid = numbers_in(target)
+    if descriptor is not None:
+        yield Found(target, core.inspect(descriptor))
+    elif pid is not None:
+        yield from _of_process(pid)
     else:
         yield Found(target, core.inspect(target))
+
+
+def numbers_in(target: str) -> tuple[int | None, int | None]:
+    """The descriptor or else the process that `target` means, if it means one.
+
+    Raises:
+        OSError: there can be no such descriptor.
+    """
+
+    def number(text: str) -> int | None:
+        return int(text) if text.isascii() and text.isdigit() else None
+
+    descriptor = number(target[3:]) if target.startswith("fd:") else None
+    if descriptor is not None and descriptor >= 1 << 31:
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF), target)
+    return descriptor, None if os.path.exists(target) else number(target)
 
 
 def _of_process(pid: int) -> Iterator[Found]:

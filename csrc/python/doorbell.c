@@ -5,6 +5,7 @@
  * close(), and only while no transport and no peer uses it. */
 #include "args.h"
 
+#include <fcntl.h>
 #include <unistd.h>
 
 PyDoc_STRVAR(doorbell_doc,
@@ -170,6 +171,35 @@ static PyObject *doorbell_ring(DoorbellObject *self, PyObject *Py_UNUSED(unused)
     Py_RETURN_NONE;
 }
 
+#define LOOK_NS 200000000 /* so often a wait looks whether it was closed, which tells nobody */
+
+/* At a descriptor of the wait's own: the doorbell's may be closed meanwhile, and its number be
+ * somebody else's. 1 rung, 0 time up, -1 with an exception. */
+static int wait_at(DoorbellObject *self, int own, int64_t deadline)
+{
+    for (;;) {
+        int64_t until = deadline;
+        if (deadline != HUB_NOW) {
+            int64_t look = hub_clock_ns() + LOOK_NS;
+            until = look < deadline ? look : deadline;
+        }
+        int rc;
+        Py_BEGIN_ALLOW_THREADS
+        rc = hub_doorbell_wait(own, until);
+        Py_END_ALLOW_THREADS
+        if (rc < 0 && rc != HUB_EINTR) {
+            bnd_raise(self->state, rc, NULL, "waiting at a doorbell");
+            return -1;
+        }
+        if (rc < 0 && PyErr_CheckSignals() < 0)
+            return -1;
+        if (rc > 0 || (rc == 0 && until == deadline))
+            return rc;
+        if (readable_fd(self, "wait") < 0)
+            return -1;
+    }
+}
+
 static PyObject *doorbell_wait(DoorbellObject *self, PyObject *const *args, Py_ssize_t nargs,
                                PyObject *kwnames)
 {
@@ -182,19 +212,13 @@ static PyObject *doorbell_wait(DoorbellObject *self, PyObject *const *args, Py_s
     int fd = readable_fd(self, "wait");
     if (fd < 0)
         return NULL;
+    int own = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+    if (own < 0)
+        return PyErr_SetFromErrno(PyExc_OSError);
     int64_t deadline = timeout_ns == 0 ? HUB_NOW : bnd_arg_deadline_of(timeout_ns);
-    for (;;) {
-        int rc;
-        Py_BEGIN_ALLOW_THREADS
-        rc = hub_doorbell_wait(fd, deadline);
-        Py_END_ALLOW_THREADS
-        if (rc >= 0)
-            return PyBool_FromLong(rc);
-        if (rc != HUB_EINTR)
-            return bnd_raise(self->state, rc, NULL, "waiting at doorbell %d", fd);
-        if (PyErr_CheckSignals() < 0)
-            return NULL;
-    }
+    int rc = wait_at(self, own, deadline);
+    close(own);
+    return rc < 0 ? NULL : PyBool_FromLong(rc);
 }
 
 /* Until the peer is active its pidfd may lie in the socket: a plain read would

@@ -170,13 +170,13 @@ PyDoc_STRVAR(remove_peer_doc,
 
 static PyObject *host_remove_peer(SessionObject *self, PyObject *arg)
 {
-    unsigned long peer_id = PyLong_AsUnsignedLong(arg);
-    if (peer_id == (unsigned long)-1 && PyErr_Occurred())
+    int overflow;
+    long peer_id = PyLong_AsLongAndOverflow(arg, &overflow);
+    if (peer_id == -1 && PyErr_Occurred())
         return NULL;
-    if (peer_id == 0 || peer_id >= HUB_PEERS_MAX) {
-        return PyErr_Format(PyExc_ValueError, "peer_id must be from 1 to %d, not %lu",
-                            HUB_PEERS_MAX - 1, peer_id);
-    }
+    if (overflow != 0 || peer_id < 1 || peer_id >= HUB_PEERS_MAX)
+        return PyErr_Format(PyExc_ValueError, "peer_id must be from 1 to %d, not %R",
+                            HUB_PEERS_MAX - 1, arg);
     if (bnd_session_object_enter(self, "remove_peer") < 0)
         return NULL;
     int rc;
@@ -186,9 +186,9 @@ static PyObject *host_remove_peer(SessionObject *self, PyObject *arg)
     bnd_session_object_leave(self);
     if (rc == HUB_ESTATE)
         return bnd_raise(self->state, rc, NULL,
-                         "removing peer %lu, which is alive (end its process instead)", peer_id);
+                         "removing peer %ld, which is alive (end its process instead)", peer_id);
     if (rc < 0)
-        return bnd_raise(self->state, rc, NULL, "removing peer %lu", peer_id);
+        return bnd_raise(self->state, rc, NULL, "removing peer %ld", peer_id);
     Py_RETURN_NONE;
 }
 

@@ -247,15 +247,16 @@ static PyObject *send_many_items(TransportObject *self, const hub_args_spec *spe
     if (PyObject_CheckBuffer(args[0]) || PyUnicode_Check(args[0]))
         return PyErr_Format(PyExc_TypeError, "%s() takes an iterable of payloads, not one %.100s",
                             spec->function, Py_TYPE(args[0])->tp_name);
-    PyObject *items = PySequence_Fast(args[0], "send_many() takes an iterable of payloads");
-    if (items == NULL)
-        return NULL;
     call.ids = PyList_New(0);
-    if (call.ids != NULL && send_inside(&call, items) < 0) {
+    if (call.ids == NULL)
+        return NULL;
+    /* All of them first, so that a generator that raises has sent nothing. */
+    PyObject *items = PySequence_Fast(args[0], "send_many() takes an iterable of payloads");
+    if (items == NULL || send_inside(&call, items) < 0) {
         say_what_went(call.ids);
         Py_CLEAR(call.ids);
     }
-    Py_DECREF(items);
+    Py_XDECREF(items);
     return call.ids;
 }
 

@@ -6,6 +6,8 @@ share), `_replicas` (lives), `_dispatch` (calls).
 
 from __future__ import annotations
 
+import atexit
+import functools
 import logging
 import math
 import os
@@ -101,6 +103,7 @@ class PluginHost:
         )
         # At the end of the program, or when nobody has it any more.
         self._last_resort = weakref.finalize(self, _abandon, self._site)
+        _see_the_exit()
 
     # Plugins
 
@@ -390,10 +393,38 @@ class PluginHost:
         return f"<PluginHost of {', '.join(one.name for one in self._site.all) or 'no plugins'}>"
 
 
+_at_exit = False
+
+
+def _note_exit() -> None:
+    global _at_exit
+    _at_exit = True
+
+
+@functools.cache
+def _see_the_exit() -> None:
+    """Once there is a finalizer: at the exit what was registered later runs earlier."""
+    atexit.register(_note_exit)
+
+
 def _abandon(site: Site) -> None:
-    """Nobody has the host any more, or the program ends: no waiting for calls."""
+    """Nobody has the host any more, or the program ends.
+
+    A collector runs this in any thread, which may hold any lock: another one does it.
+    """
     if site.closed or site.forked:
         return
+    if not _at_exit:
+        try:
+            threading.Thread(target=_end, args=(site,), name="shmhub dropped host").start()
+            return
+        except RuntimeError:  # no thread can be started
+            pass
+    _end(site)
+
+
+def _end(site: Site) -> None:
+    """No waiting for calls."""
     for one in site.begin_close():
         one.kill()
     site.close()

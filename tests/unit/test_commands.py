@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 import shmhub
+from shmhub._gc import collect
 
 HOST = """
 import os, shmhub, sys
@@ -147,6 +148,11 @@ def test_inspect_says_what_is_no_hub(tmp_path: Path) -> None:
         outcome = command("inspect", target, cwd=tmp_path)
         assert (outcome.returncode, outcome.stdout) == (1, "")
         assert outcome.stderr.startswith(f"inspect {target}: ")
+    for odd in ("fd:99999999999", "fd:\u00b2", "\u00b2"):
+        for what, status in (("inspect", 1), ("fsck", 2)):
+            outcome = command(what, odd, cwd=tmp_path)
+            assert (outcome.returncode, outcome.stdout) == (status, ""), outcome
+            assert len(outcome.stderr.splitlines()) == 1
     nobody = 2**22 + 1  # beyond the largest process id
     assert command("inspect", str(nobody)).returncode == 1
 
@@ -177,6 +183,22 @@ def test_gc_removes_the_dead_and_leaves_the_living_and_the_foreign(
         assert sorted(outcome.stdout.splitlines()) == [f"live: {live}", f"removed: {dead_hub}"]
         assert (live.exists(), foreign.exists(), dead_hub.exists()) == (True, True, False)
     assert command("gc", str(tmp_path)).stdout == f"no named hub in {tmp_path}\n"
+
+
+def test_gc_passes_over_what_is_gone_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = tmp_path / "gone"
+    gone.touch()
+    scandir = os.scandir
+
+    def meanwhile(place: str) -> list[os.DirEntry[str]]:
+        found = list(scandir(place))
+        gone.unlink()
+        return found
+
+    monkeypatch.setattr(os, "scandir", meanwhile)
+    assert list(collect([str(tmp_path)])) == []
 
 
 def test_gc_of_single_files_for_programs(dead_hub: Path, tmp_path: Path) -> None:

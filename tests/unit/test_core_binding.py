@@ -180,6 +180,8 @@ def test_calls_that_are_value_errors(pair: Pair) -> None:
         lambda: pair.far.poll_cancel("receive"),  # type: ignore[arg-type]
         lambda: pair.host.remove_peer(0),
         lambda: pair.host.remove_peer(99),
+        lambda: pair.host.remove_peer(-1),
+        lambda: pair.host.remove_peer(2**70),
         lambda: _core.Peer("/nowhere", 0),
         lambda: _core.Peer("/nowhere", 64),
         lambda: _core.Host(None, (), 4, RING, 0, 0),

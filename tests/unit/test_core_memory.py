@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import gc
 import os
+import random
 import signal
 import sys
 from collections.abc import Callable, Iterator
 
 import pytest
 
+import shmhub
 from shmhub import _core, _errors
 from tests.unit.core_pair import (
     CLASSES,
@@ -358,3 +360,21 @@ def test_close_in_a_wait(pair: Pair) -> None:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, previous)
     assert pair.far.closed
+
+
+@pytest.mark.parametrize("size", [1000, 2 << 20, 13 << 20])
+@pytest.mark.parametrize("by", [1, -1, 64, 0])
+def test_a_slot_takes_a_part_of_itself(size: int, by: int) -> None:
+    config = shmhub.HubConfig(size_classes=(shmhub.SizeClass(14 << 20, 1),), max_peers=2)
+    with (
+        shmhub.HubHost.create(config=config) as host,
+        shmhub.HubHostTransport(host) as transport,
+        transport.alloc(size + 200) as slot,
+    ):
+        view = memoryview(slot)
+        view[:] = pattern = random.Random(1).randbytes(size + 200)
+        slot.write(view[100 : 100 + size], 100 + by)
+        expected = bytearray(pattern)
+        expected[100 + by : 100 + by + size] = pattern[100 : 100 + size]
+        assert view == expected
+        view.release()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import select
 import signal
 import socket
@@ -12,6 +13,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from shmhub import _core, _errors
+from tests.support.waiting import wait_asleep
 from tests.unit.core_pair import (
     CLASSES,
     IN_SLOT,
@@ -162,6 +164,34 @@ def test_close_wakes_a_waiting_thread(pair: Pair) -> None:
 
 class Interrupted(Exception):
     pass
+
+
+def test_a_doorbell_that_is_closed_ends_the_wait_at_it() -> None:
+    """And its number, which is somebody else's then, is nothing to that wait."""
+    ours, theirs = socket.socketpair()
+    reader, writer = os.pipe()
+    os.write(writer, b"x")
+    bell = _core.Doorbell(ours.detach())
+    number = bell.fileno()
+    outcome: list[object] = []
+
+    def wait() -> None:
+        try:
+            outcome.append(bell.wait())
+        except _errors.HubClosedError as error:
+            outcome.append(error)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    assert thread.native_id is not None
+    wait_asleep(os.getpid(), thread.native_id)
+    bell.close()
+    os.dup2(reader, number)
+    thread.join(10)
+    for fd in (reader, writer, number):
+        os.close(fd)
+    theirs.close()
+    assert [type(one) for one in outcome] == [_errors.HubClosedError]
 
 
 @pytest.mark.parametrize("what", ["recv", "recv_many", "alloc", "send", "send large", "doorbell"])
