@@ -180,6 +180,8 @@ static void deaths_are_told_once(void) {
         peer_wait_free(host, p.id);
         hub_message m = message_of(0);
         CHECK_RC(hub_send(t, p.id, &m, "", 0, HUB_NOW), HUB_ENOPEER);
+        CHECK_EQ(hub_transport_epoch(t, p.id), 0);
+        CHECK_EQ(hub_transport_epoch(t, other.id), hub_link_epoch(other.link));
         peer_drop(&p);
         send_to(t, other.id, life);
         receive(t, &frame);
