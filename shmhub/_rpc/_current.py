@@ -23,6 +23,7 @@ class CurrentCall:
 
     __slots__ = (
         "_cancelled",
+        "_told",
         "answered",
         "caller",
         "deadline",
@@ -45,6 +46,7 @@ class CurrentCall:
         self.task: Any = None  # an asynchronous one's asyncio.Task
         self.answered = False  # or nobody waits for an answer
         self._cancelled = False
+        self._told = False  # the task knows
 
     def __repr__(self) -> str:
         return f"<CurrentCall {self.method} from {self.caller}, {self.id:#x}>"
@@ -73,8 +75,15 @@ class CurrentCall:
     def cancel(self) -> None:
         """The caller has said so."""
         self._cancelled = True
-        if self.task is not None:
+        if self.task is not None and not self._told:
+            self._told = True
             self.task.get_loop().call_soon_threadsafe(self.task.cancel)
+
+    def run_in(self, task: Any) -> None:
+        """It is this asyncio.Task; cancelled at once if the caller has said so already."""
+        self.task = task
+        if self._cancelled:
+            self.cancel()
 
 
 current: ContextVar[CurrentCall | None] = ContextVar("shmhub_current_call", default=None)

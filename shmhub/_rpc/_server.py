@@ -132,7 +132,7 @@ class Server:
         if call is None:
             return
         assert method is not None
-        call.task = asyncio.current_task()
+        call.run_in(asyncio.current_task())
         current.set(call)  # the task's own context
         try:
             if method.kind == "stream":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import pickle
 import signal
@@ -302,3 +303,24 @@ def test_a_death_while_a_call_is_sent(rig: Rig, monkeypatch: pytest.MonkeyPatch,
     assert outcome(sent=False, received=False) == "not_started"
     assert outcome(sent=True, received=False) == "not_started"
     assert outcome(sent=True, received=True) == "may_have_run"
+
+
+def test_a_cancel_that_comes_before_there_is_a_task(
+    rig: Rig, link: Link, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def endless() -> None:
+        await asyncio.Event().wait()
+
+    rig.callback(endless)
+    rig.engine.callbacks_changed()
+    admit = rig.server._admit
+
+    def cancelled_at_once(*args: Any) -> Any:
+        call = admit(*args)
+        if call is not None:
+            call.cancel()
+        return call
+
+    monkeypatch.setattr(rig.server, "_admit", cancelled_at_once)
+    with pytest.raises(shmhub.RemoteError):
+        link.call("ask", ("endless",), deadline=soon())
