@@ -94,9 +94,13 @@ def test_frames_come_before_what_on_peer_gone_raises(raised: type[BaseException]
                     with pytest.raises(ValueError, match="of the callback"):
                         await asyncio.wait_for(near.recv_many(10), PATIENCE)
                 else:
-                    with pytest.raises(raised):
-                        await near.recv_many(10, timeout=PATIENCE)
-                    [frame] = await near.recv_many(10, timeout=PATIENCE)
+                    frames, calls = [], 0
+                    while len(frames) + calls < 2:  # the news may come later than the frame
+                        try:
+                            frames += await near.recv_many(10, timeout=PATIENCE)
+                        except raised:
+                            calls += 1
+                    [frame] = frames
                 assert bytes(frame) == b"last words"
                 frame.release()
 
