@@ -14,7 +14,6 @@
 #include <unistd.h>
 
 #include "children.h"
-#include "fork_safely.h"
 #include "service.h"
 
 static char folder[64];
@@ -54,7 +53,6 @@ void test_begin(unsigned seconds) {
     action.sa_handler = time_is_up;
     (void)sigaction(SIGALRM, &action, NULL);
     main_process = getpid();
-    fork_safely();
     hub_store_relaxed_32(&hub_service_lookout_off, 1);
     /* Line by line: children share the stream and must not write it twice. */
     (void)setvbuf(stdout, NULL, _IOLBF, 0);

@@ -5,8 +5,6 @@
  * held.  (glibc's own has, so real hosts may fork.)  The sanitizer build links with --wrap for the
  * functions below; they make the allocator one thread's at a time, and fork waits for it.  A thread
  * allocates before its first own instruction, too: whoever creates one waits until that is over. */
-#include "fork_safely.h"
-
 #if defined(__SANITIZE_ADDRESS__)
 #define WITH_ASAN 1
 #elif defined(__has_feature)
@@ -88,13 +86,11 @@ int __wrap_pthread_create(pthread_t *ret, const pthread_attr_t *how, void *(*bod
 static void before(void) { (void)pthread_mutex_lock(&allocator); }
 static void after(void) { (void)pthread_mutex_unlock(&allocator); }
 
-void fork_safely(void) {
-    static int done;
-    /* Before the core's own handlers are registered, so after those have run at a fork: they take
-     * locks under which others allocate. */
-    if (!done) (void)pthread_atfork(before, after, after);
-    done = 1;
+/* Before the core's own handlers are registered, the first of which a constructor is, too: so it is
+ * called after those at a fork, for they take locks under which others allocate. */
+static __attribute__((constructor(101))) void fork_safely(void) {
+    (void)pthread_atfork(before, after, after);
 }
 #else
-void fork_safely(void) {}
+typedef int nothing_to_do; /* C has no empty translation units */
 #endif
