@@ -118,8 +118,10 @@ class Posting:
             grace = SLOT_GRACE if timeout is None else min(SLOT_GRACE, timeout)
             try:
                 slot = self.transport.alloc_to(encoded.size, self.peer_id, grace)
-            except (HubTimeoutError, HubNoSpaceError):
+            except (HubTimeoutError, SlotsExhaustedError, HubNoSpaceError) as error:
                 if timeout is not None and timeout <= grace:
+                    if isinstance(error, SlotsExhaustedError):  # the deadline passed before it
+                        raise HubTimeoutError(f"{self.name}: no slot in time") from error
                     raise
                 self._put_in_parts(kind, encoded, number, flags, message_id, deadline)
                 return

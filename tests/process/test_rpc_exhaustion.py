@@ -224,3 +224,14 @@ def test_an_answer_whose_parts_were_lost_is_an_error(
         with pytest.raises(shmhub.CodecError, match="parts of its answer were lost"):
             link.call("size", (10_000,), deadline=soon())
     assert link.call("size", (10_000,), deadline=soon()) == bytes(10_000)
+
+
+def test_a_deadline_that_passes_before_there_is_a_slot_is_a_time_out(rig: Rig) -> None:
+    link = rig.plugin()
+    all_free(rig, link)
+    encoded, _ = link.encode((bytes(10_000),), None)
+    with (
+        exhausted(rig.host, transport=rig.engine.transport),
+        pytest.raises(shmhub.HubTimeoutError),
+    ):
+        link.put(wire.CALL, encoded, 0, encoded.flags, 1, time.monotonic() - 1, True)
