@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from shmhub._errors import CodecError
 from shmhub._rpc import _wire as wire
-from shmhub._rpc._failure import CallLost, Failure
+from shmhub._rpc._failure import CallLost, Failure, plain_failure
 from shmhub._rpc._payload import decode, private
 from shmhub._rpc._reading import Waiter
 
@@ -155,7 +155,7 @@ class Call(Waiter):
         try:
             return Failure(decode(answer, self.link.plain))
         except CodecError as error:
-            return Failure((wire.ENCODE, "", f"its error: {error}", "", "Exception", {}, None))
+            return Failure(plain_failure(wire.ENCODE, f"its error: {error}"))
 
     def cancel(self, error: BaseException | None = None) -> bool:
         """Tell the other side that nobody waits any more; a late answer is dropped.

@@ -13,6 +13,7 @@ from shmhub._errors import CodecError, PeerGoneError
 from shmhub._rpc import _wire as wire
 from shmhub._rpc._call import Call
 from shmhub._rpc._codec import get_codec
+from shmhub._rpc._failure import plain_failure
 from shmhub._rpc._link import Link
 from shmhub._rpc._parts import Key
 from shmhub._rpc._payload import Message, decode, encode, private
@@ -28,23 +29,11 @@ logger = logging.getLogger("shmhub")
 SIDE_THREADS = 64
 MOST_QUEUED = 1000  # calls of one peer that wait for a thread here
 MOST_PRIVATE = 256 << 20  # bytes of their arguments in private memory
-TOO_MANY: tuple[Any, ...] = (
-    wire.BUSY,
-    "",
-    f"{MOST_QUEUED} calls, or {MOST_PRIVATE >> 20} MiB of arguments, wait here already",
-    "",
-    "Exception",
-    {},
-    None,
+TOO_MANY = plain_failure(
+    wire.BUSY, f"{MOST_QUEUED} calls, or {MOST_PRIVATE >> 20} MiB of arguments, wait here already"
 )
-NO_PARTS: tuple[Any, ...] = (
-    wire.ENCODE,
-    "",
-    "parts of its answer were lost on their way, or it is longer than parts may be",
-    "",
-    "Exception",
-    {},
-    None,
+NO_PARTS = plain_failure(
+    wire.ENCODE, "parts of its answer were lost on their way, or it is longer than parts may be"
 )
 FLOW_SHIFT = wire.TREE_SHIFT
 CALLS = (wire.CALL & 0xFF, wire.NOTIFY & 0xFF)
@@ -190,7 +179,7 @@ class Endpoint:
         if queued is not None:
             unstarted = frame.flags & wire.UNSTARTED
             reason = wire.WITHDRAWN if unstarted else wire.CANCELLED
-            link.refuse(queued, (reason, "", "", "", "Exception", {}, None))
+            link.refuse(queued, plain_failure(reason))
             queued.release()
             return
         running = link.running.get(call_id)

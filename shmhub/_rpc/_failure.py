@@ -23,7 +23,7 @@ from shmhub._errors import (
 )
 from shmhub._rpc import _wire as wire
 
-__all__ = ["UNTOLD", "CallLost", "Failure", "describe", "rebuild"]
+__all__ = ["UNTOLD", "CallLost", "Failure", "describe", "plain_failure", "rebuild"]
 
 TEXT_MAX = 4096  # characters of a message
 TRACEBACK_MAX = 32768
@@ -44,8 +44,15 @@ EXCLUDED: tuple[type[BaseException], ...] = (
 UNBUILDABLE = (UnicodeDecodeError, UnicodeEncodeError, UnicodeTranslateError)
 # What of them is worth keeping, where it is plain.
 ATTRIBUTES = ("errno", "strerror", "filename", "filename2", "name", "path", "lineno", "offset")
+
+
+def plain_failure(reason: str, text: str = "", *, type_name: str = "") -> tuple[Any, ...]:
+    """What an ERROR message holds, without an exception of the other side's; `Failure` reads it."""
+    return reason, type_name, text, "", "Exception", {}, None
+
+
 # The answer of a call whose outcome cannot be put into any other.
-UNTOLD: tuple[Any, ...] = (wire.ENCODE, "", "its outcome cannot be told", "", "Exception", {}, None)
+UNTOLD = plain_failure(wire.ENCODE, "its outcome cannot be told")
 
 
 class CallLost(ShmhubError):

@@ -28,6 +28,7 @@ from shmhub._errors import (
 )
 from shmhub._rpc import _wire as wire
 from shmhub._rpc._codec import get_codec
+from shmhub._rpc._failure import plain_failure
 from shmhub._rpc._payload import INLINE_MAX, Encoded, encode
 
 __all__ = ["LOST", "Posting"]
@@ -173,7 +174,7 @@ class Posting:
         try:
             encoded = encode(failure, self.plain)
         except CodecError as error:  # lone surrogates in a text, and what else there may be
-            encoded = encode((wire.ENCODE, "", f"{error}", "", "Exception", {}, None), self.plain)
+            encoded = encode(plain_failure(wire.ENCODE, f"{error}"), self.plain)
         if encoded.size <= INLINE_MAX:
             self.tell(wire.ERROR, call_id, data=encoded.joined())
             return

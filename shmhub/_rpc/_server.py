@@ -22,7 +22,7 @@ from shmhub._errors import (
 )
 from shmhub._rpc import _wire as wire
 from shmhub._rpc._current import CurrentCall, current
-from shmhub._rpc._failure import UNTOLD, describe
+from shmhub._rpc._failure import UNTOLD, describe, plain_failure
 from shmhub._rpc._method import Method
 from shmhub._rpc._payload import Encoded, decode, encode
 from shmhub._rpc._stream import (
@@ -44,7 +44,7 @@ logger = logging.getLogger("shmhub")
 LOST = (PeerGoneError, HostGoneError, HubClosedError)
 OWN_FRAMES = 1  # of a traceback: `_run`
 MOST_UPLOADS = 255
-STOPPED: tuple[Any, ...] = (wire.CANCELLED, "StreamClosed", "", "", "Exception", {}, None)
+STOPPED = plain_failure(wire.CANCELLED, type_name="StreamClosed")
 
 
 class Server:
@@ -153,7 +153,7 @@ class Server:
     def refuse(self, link: Link, frame: Any, reason: str, text: str = "") -> None:
         """Answer without having started."""
         link.queued.pop(frame.message_id, None)
-        link.refuse(frame, (reason, "", text, "", "Exception", {}, None))
+        link.refuse(frame, plain_failure(reason, text))
 
     def _admit(self, link: Link, frame: Any, method: Method | None) -> CurrentCall | None:
         """The call that begins now, or None: it was answered."""
