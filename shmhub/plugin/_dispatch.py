@@ -1,4 +1,4 @@
-"""Which call goes to which replica, and what becomes of the calls of one that died.
+"""Which call goes to which replica; `_losses` decides about the calls of one that died.
 
 A group is all replicas of one plugin. A caller that finds a replica idle goes straight to it, with
 no queue and no Future between. Everything else is a `CallFuture`: sent by whoever submits it while
@@ -36,9 +36,9 @@ from shmhub._rpc import Call, CallLost, CurrentCall
 from shmhub._rpc._current import current
 from shmhub.plugin._channel import Channel
 from shmhub.plugin._clockwork import Expiry, TakeBack
-from shmhub.plugin._death import Exit, died
 from shmhub.plugin._future import CallFuture, OpenStream
 from shmhub.plugin._kin import Kin
+from shmhub.plugin._losses import Losses
 from shmhub.plugin._sender import Sender
 
 if TYPE_CHECKING:
@@ -84,10 +84,10 @@ class Group:
         self.refusal: BaseException | None = None  # why no more calls are taken
         self._turns = itertools.count()  # of notifications
         self._drainers = 0  # threads that wait until nothing is under way
-        self._parting: set[Channel] = set()  # take no more calls, have some yet
-        self._mourned: set[CallFuture] = set()  # lost, and not decided about
+        self.parting: set[Channel] = set()  # take no more calls, have some yet
         self._sender = Sender(f"shmhub calls of {name}", self._send_next)
         self._expiry = Expiry(self)
+        self.losses = Losses(self)
         self._take_back = TakeBack(self)
         self._kin = Kin(self.channels)
         self.gate = core.Gate(self.pending, current, self._finish, self._settled)
@@ -158,7 +158,7 @@ class Group:
             return self._directly(channel, method, args, kwargs, deadline, view)
         except CallLost as lost:
             future = self.make(method, args, kwargs, deadline, view, retry)
-            self.mourn(channel, future, lost)
+            self.losses.mourn(channel, future, lost)
         return self.wait(future)
 
     def _directly(
@@ -232,7 +232,7 @@ class Group:
             return self._attend(channel, call, method, deadline)
         except CallLost as lost:
             future = self.make(method, args, {}, deadline, False, None)
-            self.mourn(channel, future, lost)
+            self.losses.mourn(channel, future, lost)
         return self.wait(future)
 
     def _take(self, channel: Channel) -> None:
@@ -264,7 +264,7 @@ class Group:
             channel.in_flight -= 1
             if channel.direct and call is not None:
                 channel.direct.pop(call, None)
-            if self.pending or self._parting or self._drainers or len(self.channels) > 1:
+            if self.pending or self.parting or self._drainers or len(self.channels) > 1:
                 self._has_room(channel)
 
     def make(
@@ -296,7 +296,7 @@ class Group:
         within = current.get()
         with self.lock:
             if self.refusal is not None:
-                raise self._why_not()
+                raise self.why_not()
             channel = self._kin.of(within) if within is not None else None
             busy = self.gate.busy
             if channel is None and not self.pending:
@@ -314,7 +314,7 @@ class Group:
                     self._sender.wake()  # its call may have ended without seeing this one
             else:
                 self._assign(channel, future)
-        self._watch(future)
+        self.watch(future)
         if channel is not None:
             self._send(channel, future)
 
@@ -323,7 +323,7 @@ class Group:
         future.pinned = True
         with self.lock:
             self._assign(channel, future)
-        self._watch(future)
+        self.watch(future)
         self._send(channel, future)
 
     def notify(
@@ -354,7 +354,7 @@ class Group:
         with self.changed:
             ready = self.changed.wait_for(lambda: self.channels or self.refusal, timeout)
             if self.refusal is not None:
-                raise self._why_not()
+                raise self.why_not()
             if not ready:
                 raise HubTimeoutError(
                     f"plugin {self.name!r}: no replica became ready within {timeout} s",
@@ -502,7 +502,7 @@ class Group:
             )
         except CallLost as lost:
             self._leave(channel, future)
-            self.mourn(channel, future, lost)
+            self.losses.mourn(channel, future, lost)
         except BaseException as error:
             if not wait and isinstance(error, WouldBlockError):
                 return False
@@ -529,7 +529,7 @@ class Group:
                 deadline=future.deadline,
                 view=future.view,
                 on_end=lambda: self._leave(channel, place),
-                on_lost=lambda lost: self._stream_lost(channel, method, lost),
+                on_lost=lambda lost: self.losses.of_stream(channel, method, lost),
                 wait=wait,
             )
         except BaseException:
@@ -563,7 +563,7 @@ class Group:
         try:
             value = call.result()
         except CallLost as lost:
-            self.mourn(channel, future, lost)
+            self.losses.mourn(channel, future, lost)
         except BaseException as error:
             future.settle(error=error)
         else:
@@ -587,7 +587,7 @@ class Group:
                 self._sender.wake()
             return
         if channel.in_flight == 0:
-            self._parting.discard(channel)
+            self.parting.discard(channel)
             if self._drainers:
                 self.changed.notify_all()
         if channel.in_flight < channel.threads and len(self.channels) > 1:
@@ -632,59 +632,11 @@ class Group:
                 self.channels.remove(channel)
                 self._set_gate()
                 if channel.in_flight:
-                    self._parting.add(channel)
+                    self.parting.add(channel)
             self.changed.notify_all()
 
-    def mourn(self, channel: Channel, future: CallFuture, lost: CallLost) -> None:
-        """A call was lost: with its replica, or it was taken back from it."""
-        if lost.outcome == "may_have_run":
-            future.attempts += 1
-        if lost.gone is None and lost.outcome == "not_started" and not lost.consumed:
-            if not future.asked_back:
-                self.drop(channel)  # it is leaving, and starts nothing more
-            if not future.pinned:
-                self._again(future)
-                return
-        with self.lock:
-            if channel.mourners is not None:
-                channel.mourners.append((future, lost))
-                self._mourned.add(future)
-                mourning = True
-            else:
-                mourning = False
-        if mourning:
-            self._watch(future)
-            return
-        self._decide(channel, future, lost)
-
-    def bury(self, channel: Channel, exit: Exit) -> None:
-        """How it ended is known now: decide about its calls."""
-        self.drop(channel)
-        with self.lock:
-            channel.exit = exit
-            mourners, channel.mourners = channel.mourners or [], None
-            self._mourned.difference_update(future for future, _ in mourners)
-            self._parting.discard(channel)
-            self.changed.notify_all()
-        channel.patient.end()
-        # Each goes to the front of the queue: the last first, so that the order is kept.
-        for future, lost in reversed(mourners):
-            self._decide(channel, future, lost)
-
-    def _decide(self, channel: Channel, future: CallFuture, lost: CallLost) -> None:
-        """Once more, or an error."""
-        if not (future.pinned or lost.consumed):
-            if lost.outcome == "not_started":
-                self._again(future)
-                return
-            method = channel.methods.get(future.method) or {}
-            may_repeat = future.retry if future.retry is not None else method.get("idempotent")
-            if may_repeat and future.attempts < self.max_attempts:
-                self._again(future)
-                return
-        future.settle(error=self._died(channel, future.method, lost, future.attempts))
-
-    def _again(self, future: CallFuture) -> None:
+    def again(self, future: CallFuture) -> None:
+        """It was lost, and is to be sent once more: before those that wait."""
         with self.lock:
             refusal = self.refusal
             if refusal is None and not future.over:
@@ -693,32 +645,14 @@ class Group:
                 self._sender.start()
                 self._sender.wake()
         if refusal is not None:
-            future.settle(error=self._why_not())
+            future.settle(error=self.why_not())
         else:
-            self._watch(future)
+            self.watch(future)
 
-    def _watch(self, future: CallFuture) -> None:
+    def watch(self, future: CallFuture) -> None:
         """See that its deadline is kept."""
         if future.deadline is not None:
             self._expiry.at(future.deadline)
-
-    def _died(self, channel: Channel, method: str, lost: CallLost, attempts: int) -> BaseException:
-        return died(
-            self.name,
-            channel.index,
-            channel.pid,
-            channel.exit,
-            method,
-            lost,
-            attempts,
-            self.max_attempts,
-        )
-
-    def _stream_lost(self, channel: Channel, method: str, lost: CallLost) -> BaseException:
-        """For the thread that iterates: it may wait a moment for how the replica ended."""
-        with self.changed:
-            self.changed.wait_for(lambda: channel.exit is not None, timeout=5)
-        return self._died(channel, method, lost, 1)
 
     # The end
 
@@ -733,7 +667,7 @@ class Group:
                 self.pending.clear()
             self.changed.notify_all()
         for future in dropped:
-            future.settle(error=self._why_not())
+            future.settle(error=self.why_not())
 
     def accept(self) -> None:
         """Take calls again."""
@@ -787,23 +721,23 @@ class Group:
         )
         for future in self.living_calls():
             if isinstance(future, CallFuture):
-                future.forked(self._why_not())
+                future.forked(self.why_not())
         self.channels.clear()
-        self._parting.clear()
+        self.parting.clear()
         self.gate.close()
         self.pending = deque()
 
     def living_calls(self) -> list[CallFuture | OpenStream]:
         """All streams, and calls that have a Future, and are not answered. Called with the lock."""
-        found: list[CallFuture | OpenStream] = [*self.pending, *self._mourned]
+        found: list[CallFuture | OpenStream] = [*self.pending, *self.losses.undecided]
         for channel in self._all():
             found += channel.calls
         return found
 
     def _all(self) -> list[Channel]:
-        return [*self.channels, *self._parting]
+        return [*self.channels, *self.parting]
 
-    def _why_not(self) -> BaseException:
+    def why_not(self) -> BaseException:
         """A new instance each time: a traceback belongs to one raise."""
         assert self.refusal is not None
         from copy import copy

@@ -252,7 +252,7 @@ class Replica:
         # Before the calls: one that is sent again shall see that this plugin has failed.
         self._next(life, exit, was_ready=channel is not None)
         if channel is not None:
-            self.group.bury(channel, exit)
+            self.group.losses.bury(channel, exit)
 
     def _next(self, life: _Life, exit: Exit, *, was_ready: bool) -> None:
         pid = life.process.pid if life.process is not None else None
