@@ -9,11 +9,12 @@ from shmhub._rpc._codec import Codec, PickleCodec, PlainCodec, get_codec
 from shmhub._rpc._current import CurrentCall, current_call
 from shmhub._rpc._engine import Engine
 from shmhub._rpc._failure import CallLost
-from shmhub._rpc._link import Link, carries_stream
+from shmhub._rpc._link import Link
 from shmhub._rpc._method import Method
 from shmhub._rpc._peer_engine import PeerEngine
 from shmhub._rpc._server import Server
 from shmhub._rpc._stream import Stream, StreamClosed
+from shmhub._rpc._uploads import carries_stream
 
 __all__ = [
     "Call",

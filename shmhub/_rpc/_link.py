@@ -12,7 +12,7 @@ from contextlib import suppress
 from copy import copy
 from difflib import get_close_matches
 from time import monotonic
-from types import AsyncGeneratorType, GeneratorType
+from types import AsyncGeneratorType
 from typing import TYPE_CHECKING, Any
 from weakref import ref
 
@@ -33,13 +33,12 @@ from shmhub._rpc._payload import INLINE_MAX, Encoded, encode
 from shmhub._rpc._posting import LOST, Posting
 from shmhub._rpc._reading import Waiter
 from shmhub._rpc._stream import Outflow, Stream, upload, upload_async
+from shmhub._rpc._uploads import carries_stream, take_uploads
 
 if TYPE_CHECKING:
     from shmhub._rpc._endpoint import Endpoint
 
-__all__ = ["Link", "carries_stream"]
-
-UPLOADS = (GeneratorType, AsyncGeneratorType, Stream)
+__all__ = ["Link"]
 
 
 class Link(Posting):
@@ -388,7 +387,7 @@ class Link(Posting):
         uploads = None
         flags = 0
         if carries_stream(args, kwargs):
-            args, kwargs, uploads = _take_uploads(args, kwargs or {})
+            args, kwargs, uploads = take_uploads(args, kwargs or {})
             flags = wire.UPLOADS
         if kwargs:
             return encode((*args, kwargs), self.codec, flags | wire.KWARGS), uploads
@@ -555,14 +554,6 @@ class Link(Posting):
         )
 
 
-def carries_stream(args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> bool:
-    """Is there a generator among the arguments? It is read once, by one other side."""
-    for one in (*args, *kwargs.values()) if kwargs else args:  # noqa: SIM110  # each call takes it
-        if isinstance(one, UPLOADS):
-            return True
-    return False
-
-
 def _end_stream(stream: Stream | None, call: Call) -> None:
     """The call of a stream is done: so is the stream, if anybody still has it."""
     if stream is None:
@@ -576,26 +567,3 @@ def _end_stream(stream: Stream | None, call: Call) -> None:
         stream.end(error)
     else:
         stream.end(None, count)
-
-
-def _take_uploads(
-    args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[tuple[Any, ...], dict[str, Any], list[Any]]:
-    """Generators out of the arguments: None in their places, the places as the first argument."""
-    uploads: list[Any] = []
-    places: list[int | str] = []
-    left: list[Any] = []
-    for place, one in enumerate(args):
-        is_upload = isinstance(one, UPLOADS)
-        if is_upload:
-            uploads.append(one)
-            places.append(place)
-        left.append(None if is_upload else one)
-    named = {}
-    for key, one in kwargs.items():
-        is_upload = isinstance(one, UPLOADS)
-        if is_upload:
-            uploads.append(one)
-            places.append(key)
-        named[key] = None if is_upload else one
-    return (tuple(places), *left), named, uploads

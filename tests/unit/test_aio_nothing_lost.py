@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any
@@ -76,33 +77,43 @@ def test_a_wrong_max_is_refused_before_a_frame_is_taken(wrong: Any) -> None:
     asyncio.run(test())
 
 
-@pytest.mark.parametrize("raised", [ValueError, asyncio.CancelledError])
-def test_frames_come_before_what_on_peer_gone_raises(raised: type[BaseException]) -> None:
-    """An exception waits for the next receive; what must not wait leaves the frames to that."""
+@contextmanager
+def raising(
+    raised: type[BaseException],
+) -> Iterator[tuple[shmhub.HubHost, HubHostTransport]]:
+    """A host whose transport's `on_peer_gone` raises that."""
 
     def on_peer_gone(gone: shmhub.PeerGoneError) -> None:
         raise raised("of the callback")
 
+    with shmhub.HubHost.create(None, CONFIG) as host:
+        near = HubHostTransport(host, on_peer_gone=on_peer_gone)
+        with closing(near):
+            yield host, near
+
+
+@pytest.mark.parametrize("raised", [ValueError, asyncio.CancelledError])
+def test_frames_come_before_what_on_peer_gone_raises(raised: type[BaseException]) -> None:
+    """An exception waits for the next receive; what must not wait leaves the frames to that."""
+
     async def test() -> None:
-        with shmhub.HubHost.create(None, CONFIG) as host:
-            near = HubHostTransport(host, on_peer_gone=on_peer_gone)
-            with closing(near):
-                with far_end(host, host.add_peer()) as far:
-                    far.send(b"last words")
-                if raised is ValueError:
-                    [frame] = await near.recv_many(10, timeout=PATIENCE)
-                    with pytest.raises(ValueError, match="of the callback"):
-                        await asyncio.wait_for(near.recv_many(10), PATIENCE)
-                else:
-                    frames, calls = [], 0
-                    while len(frames) + calls < 2:  # the news may come later than the frame
-                        try:
-                            frames += await near.recv_many(10, timeout=PATIENCE)
-                        except raised:
-                            calls += 1
-                    [frame] = frames
-                assert bytes(frame) == b"last words"
-                frame.release()
+        with raising(raised) as (host, near):
+            with far_end(host, host.add_peer()) as far:
+                far.send(b"last words")
+            if raised is ValueError:
+                [frame] = await near.recv_many(10, timeout=PATIENCE)
+                with pytest.raises(ValueError, match="of the callback"):
+                    await asyncio.wait_for(near.recv_many(10), PATIENCE)
+            else:
+                frames, calls = [], 0
+                while len(frames) + calls < 2:  # the news may come later than the frame
+                    try:
+                        frames += await near.recv_many(10, timeout=PATIENCE)
+                    except raised:
+                        calls += 1
+                [frame] = frames
+            assert bytes(frame) == b"last words"
+            frame.release()
 
     asyncio.run(test())
 
@@ -154,23 +165,18 @@ def test_news_keep_their_place_among_frames_that_were_put_back() -> None:
 def test_whatever_on_peer_gone_raises_ends_a_receive_that_waits(
     raised: type[BaseException],
 ) -> None:
-    def on_peer_gone(gone: shmhub.PeerGoneError) -> None:
-        raise raised("of the callback")
-
     async def test() -> None:
-        with shmhub.HubHost.create(None, CONFIG) as host:
-            near = HubHostTransport(host, on_peer_gone=on_peer_gone)
-            with closing(near):
-                with far_end(host, host.add_peer()):
-                    waiting = asyncio.ensure_future(near.recv())
-                    await settle()
-                # As coroutines do; StopIteration would mean that they return.
-                told = RuntimeError if raised is StopIteration else raised
-                await asyncio.wait([waiting], timeout=PATIENCE)
-                assert waiting.done()
-                with pytest.raises(told):
-                    await waiting
-                with pytest.raises(shmhub.HubTimeoutError):  # told once
-                    await near.recv(timeout=0)
+        with raising(raised) as (host, near):
+            with far_end(host, host.add_peer()):
+                waiting = asyncio.ensure_future(near.recv())
+                await settle()
+            # As coroutines do; StopIteration would mean that they return.
+            told = RuntimeError if raised is StopIteration else raised
+            await asyncio.wait([waiting], timeout=PATIENCE)
+            assert waiting.done()
+            with pytest.raises(told):
+                await waiting
+            with pytest.raises(shmhub.HubTimeoutError):  # told once
+                await near.recv(timeout=0)
 
     asyncio.run(test())
