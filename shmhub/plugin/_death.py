@@ -71,8 +71,10 @@ def died(
     lost: CallLost,
     attempts: int,
     max_attempts: int,
+    *,
+    is_stream: bool = False,
 ) -> PluginDiedError:
-    """The error of a call whose plugin died."""
+    """The error of a call, or an open stream, whose plugin died."""
     known = exit or Exit(None, None)
     if lost.consumed:
         what = "the call may have run, and a generator among its arguments has been read"
@@ -80,6 +82,8 @@ def died(
         what = "the call had not been started"
     elif attempts > 1:
         what = f"the call may have run, {attempts} times by now (max_attempts={max_attempts})"
+    elif is_stream:
+        what = "the call may have run; a stream is not opened again"
     else:
         what = "the call may have run; a method that is declared idempotent is called again"
     return PluginDiedError(

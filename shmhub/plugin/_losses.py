@@ -66,7 +66,7 @@ class Losses:
         """For the thread that iterates: it may wait a moment for how the replica ended."""
         with self._group.changed:
             self._group.changed.wait_for(lambda: channel.exit is not None, timeout=5)
-        return self._died(channel, method, lost, 1)
+        return self._died(channel, method, lost, 1, is_stream=True)
 
     def _decide(self, channel: Channel, future: CallFuture, lost: CallLost) -> None:
         """Once more, or an error."""
@@ -82,7 +82,13 @@ class Losses:
         future.settle(error=self._died(channel, future.method, lost, future.attempts))
 
     def _died(
-        self, channel: Channel, method: str, lost: CallLost, attempts: int
+        self,
+        channel: Channel,
+        method: str,
+        lost: CallLost,
+        attempts: int,
+        *,
+        is_stream: bool = False,
     ) -> PluginDiedError:
         group = self._group
         return died(
@@ -94,4 +100,5 @@ class Losses:
             lost,
             attempts,
             group.max_attempts,
+            is_stream=is_stream,
         )

@@ -263,7 +263,7 @@ def test_a_stream_whose_plugin_dies_says_so(host: shmhub.PluginHost) -> None:
     numbers = zoo.count(10**9)
     assert next(numbers) == 0
     os.kill(zoo.pid or 0, signal.SIGKILL)
-    with pytest.raises(shmhub.PluginDiedError) as failure:
+    with pytest.raises(shmhub.PluginDiedError, match="not opened again") as failure:
         for _ in numbers:
             pass
     assert failure.value.signal == signal.SIGKILL
